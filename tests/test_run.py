@@ -1,0 +1,148 @@
+"""A whole run of the demo catalogue: what it leaves behind, what happens when it is run again, and when it is killed."""
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import ROOT, SMALL, run_all
+
+from fb_marketplace.core import manifests, read_json, sha256_file
+from fb_marketplace.data import IMAGE_COLUMNS, PRODUCT_COLUMNS, Listing, Photo, PhotoFiles, PhotoStore, Rejected, load_table, read_table
+from fb_marketplace.demo import write_catalogue
+
+
+def metrics(out):
+    return [{key: value for key, value in record.items() if key != "fit_seconds"} for record in read_json(out/"metrics.json")["records"]]
+
+
+def test_the_run_leaves_what_it_promises(demo):
+    for name in ("report.html", "run.json", "metrics.json", "marketplace.db", "photos.zip", "index/listings.faiss"): assert (demo/name).stat().st_size
+    assert len(list((demo/"notebooks").glob("*.ipynb"))) == 8
+    assert "generated" in (demo/"report.html").read_text().lower()
+    assert {step["status"] for step in read_json(demo/"run.json")["steps"].values()} == {"done"}
+
+
+def test_metrics_have_their_form_and_their_intervals(demo):
+    record_file = read_json(demo/"metrics.json")
+    assert record_file["schema"] == 1
+    for record in record_file["records"]:
+        assert set(record) == {"task", "model", "inputs", "split", "n", "values", "ci95", "fit_seconds"}
+        assert record["task"] in ("category", "price", "search") and record["split"] in ("validation", "test") and record["n"] > 0
+        for name, (low, high) in record["ci95"].items(): assert low <= high and name in record["values"]
+
+
+def test_models_beat_their_floor(demo):
+    best = lambda task, value: {(*r["inputs"], r["model"]): r["values"][value] for r in metrics(demo) if r["task"] == task and r["split"] == "test" and value in r["values"]}
+    accuracy = best("category", "accuracy")
+    assert accuracy[("text", "photo", "fusion")] > 3*accuracy[("most frequent",)]
+    rmse = best("price", "rmse")
+    assert rmse[("text", "category", "TF-IDF, ridge")] < rmse[("mean",)]
+
+
+def test_nothing_is_lost_and_nothing_is_shared(demo):
+    listings, photos, rejected = [load_table(demo/"marketplace.db", table) for table in (Listing, Photo, Rejected)]
+    read = [read_table(demo/"source"/name, columns) for name, columns in (("Products.csv", PRODUCT_COLUMNS), ("Images.csv", IMAGE_COLUMNS))]
+    assert len(listings) + len(photos) + len(rejected) == sum(len(good) + len(torn) for good, torn in read)
+    parts = listings[listings.split != "unlabelled"]
+    assert parts.groupby("group").split.nunique().max() == 1
+    assert photos.merge(parts, left_on="product_id", right_on="id").groupby("phash").split.nunique().max() == 1
+    assert not listings.product_description.str.contains("Posted by Seller").any() and not listings.product_name.str.contains("Gumtree").any()
+    assert {"no text", "price limit", "id twice"} <= set(rejected.rule) and {"no image", "damaged", "no file", "no listing", "shape"} <= set(rejected.rule)
+
+
+def test_a_second_run_skips_every_step(demo):
+    before, start = {path: sha256_file(path) for path in demo.rglob("*.npy")}, time.monotonic()
+    done = run_all("--out", demo, *SMALL)
+    assert done.returncode == 0 and done.stdout.count("skipped") >= 8
+    assert before == {path: sha256_file(path) for path in demo.rglob("*.npy")}
+    assert time.monotonic() - start < 60
+
+
+def test_force_gives_the_same_metrics(demo, tmp_path):
+    done = run_all("--out", tmp_path/"again", "--force", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metrics(tmp_path/"again") == metrics(demo)
+
+
+def artefacts(out):
+    """Hashes of all artefacts; Keras writes the date into its files."""
+    return {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if not name.endswith(".keras")}
+
+
+def test_killed_runs_end_as_if_undisturbed(demo, tmp_path):
+    out = tmp_path/"killed"
+    for seed in range(5):
+        with open(tmp_path/"log", "w") as log: run = subprocess.Popen([sys.executable, "run_all.py", "--out", out, *SMALL], cwd=ROOT, stdout=log, stderr=log)
+        time.sleep(random.Random(seed).uniform(1.5, 22))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    done = run_all("--out", out, *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert artefacts(out) == artefacts(demo) and metrics(out) == metrics(demo)
+    assert not list(out.rglob(".writing-*"))
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path/"shop"
+    write_catalogue(folder, 150, 1)
+    return folder
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda folder: (folder/"Products.csv").write_text((folder/"Products.csv").read_text().replace("product_description", "text", 1)), "no column product_description"),
+    (lambda folder: (folder/"Products.csv").write_text(""), "nothing at all"),
+    (lambda folder: (folder/"Products.csv").write_text(",".join(PRODUCT_COLUMNS) + "\n"), "no rows"),
+    (lambda folder: (folder/"images.zip").write_text("no zip"), "not a zip file"),
+    (lambda folder: (folder/"Images.csv").unlink(), "does not exist"),
+    (lambda folder: (folder/"Products.csv").write_bytes("id,product_name\n1,Café\n".encode("latin-1")), "not UTF-8"),
+], ids=["column", "empty", "no rows", "zip", "missing", "encoding"])
+def test_a_bad_source_is_one_line_and_nothing_written(source, tmp_path, spoil, said):
+    spoil(source)
+    done = run_all("--source", source, "--out", tmp_path/"out")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path/"out").exists()
+
+
+@pytest.mark.parametrize("options, said", [(["--steps", "dta"], "dta"), (["-p", "no_such_name", "1"], "no_such_name"), (["--profile", "full"], "weights")])
+def test_bad_options_are_one_line_and_nothing_written(tmp_path, options, said):
+    done = run_all("--out", tmp_path/"out", *options)
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path/"out").exists()
+
+
+def test_a_small_plain_source_runs_to_the_end(source, tmp_path):
+    products, images = pd.read_csv(source/"Products.csv", lineterminator="\n", dtype=str, keep_default_na=False), pd.read_csv(source/"Images.csv", dtype=str)
+    products["group"], products["split"] = "theirs", "theirs" # extra columns with our names
+    roots = products.category.str.split(" / ").str[0]
+    few = products[roots.isin(roots.value_counts().index[:3])]
+    few.to_csv(source/"Products.csv", index=False, lineterminator="\r\n")
+    images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
+    out = tmp_path/"out"
+    done = run_all("--source", source, "--out", out, "-p", "cnn_epochs", "1", "-p", "min_listings", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(load_table(out/"marketplace.db", Listing).split) <= {"train", "validation", "test", "unlabelled"}
+    assert "Generated demo catalogue" not in (out/"report.html").read_text()
+
+
+def test_planted_copies_share_a_group(demo):
+    listings = load_table(demo/"marketplace.db", Listing)
+    text = listings.product_name_description.str.lower().str.findall(r"\w+").str.join(" ")
+    same = listings[(listings.product_name_description_word_count >= 8) & text.duplicated(keep=False)].groupby(text).group.nunique()
+    assert len(same) > 0 and (same == 1).all()
+    assert (listings.group.value_counts() > 1).sum() >= 10
+
+
+def test_photos_in_a_folder_give_what_photos_in_a_zip_give(source, tmp_path):
+    assert run_all("--source", source, "--out", tmp_path/"zipped", "--steps", "data").returncode == 0
+    files = PhotoFiles(source/"images.zip")
+    (source/"images").mkdir()
+    for name in files.names: (source/"images"/f"{name}.jpg").write_bytes(files.read(name))
+    (source/"images.zip").unlink()
+    assert run_all("--source", source, "--out", tmp_path/"folder", "--steps", "data").returncode == 0
+    zipped, folder = [load_table(tmp_path/name/"marketplace.db", Photo) for name in ("zipped", "folder")]
+    pd.testing.assert_frame_equal(zipped, folder)
+    assert (tmp_path/"zipped"/"photos.zip").read_bytes() == (tmp_path/"folder"/"photos.zip").read_bytes()
+    assert PhotoStore(tmp_path/"folder"/"photos.zip").open(folder["id"][0]).mode == "RGB"
