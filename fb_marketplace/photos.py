@@ -81,13 +81,11 @@ def to_8bit(
     image: Image.Image, # mode I, F or one of I;16
 ) -> Image.Image: # mode L
     "Scale samples of 16 or 32 bits to 8; raises PhotoError when one is not finite"
+    full, image = 1 if image.mode == "F" else 65535, image.convert("I").convert("F") if image.mode != "F" else image
     low, high = image.getextrema()
     if not isfinite(low) or not isfinite(high): raise PhotoError("damaged", "has samples that are no finite number")
-    full = 1 if image.mode == "F" else 65535
-    if low < 0 or high > full: full = high - low
-    else: low = 0
-    wide = image if image.mode == "F" else image.convert("F")
-    return wide.point(lambda value: value*(255/full) + (.5 - low*255/full)).convert("L")
+    low, full = (0, full) if low >= 0 and high <= full else (low, high - low)
+    return image.point(lambda value: value*(255/full) + (.5 - low*255/full)).convert("L")
 
 # %% ../nbs/01d_photos.ipynb #c021
 def to_rgb(
@@ -96,7 +94,7 @@ def to_rgb(
     "Any mode to RGB; transparent pixels show white"
     if image.mode in ("I", "F") or image.mode.startswith("I;"): image = to_8bit(image)
     if not image.has_transparency_data: return image.convert("RGB")
-    layer = image.convert("RGBA")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", layer.size, "white")
     white.paste(layer, mask=layer.getchannel("A"))
     return white
@@ -259,7 +257,7 @@ def clean_photos(
         ahead = deque()
         for row in rows:
             ahead.append(pool.submit(attempt, row))
-            if len(ahead) > 2*workers: yield ahead.popleft().result()
+            if len(ahead) > workers: yield ahead.popleft().result()
         while ahead: yield ahead.popleft().result()
 
 # %% ../nbs/01d_photos.ipynb #c059
