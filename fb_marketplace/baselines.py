@@ -43,8 +43,9 @@ class TextFeatures:
     def __init__(self,
         kinds: tuple[str, ...] = ("words", "characters"), # which vectorizers
         min_df: int = 2, # a term must stand in that many training texts
+        max_df: float | int = 1., # and in no more than that many, or that share
     ):
-        self.vectorizers = {kind: make_vectorizer(kind, min_df=min_df) for kind in kinds}
+        self.vectorizers = {kind: make_vectorizer(kind, min_df=min_df, max_df=max_df) for kind in kinds}
 
     def fit(self,
         texts: pd.Series, # of training listings
