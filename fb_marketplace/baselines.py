@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['VECTORIZERS', 'make_vectorizer', 'TextFeatures', 'unit_rows', 'LinearModel', 'for_all_categories', 'fit_svm',
-           'out_of_fold', 'negative_log_likelihood', 'fit_scale', 'Pool', 'fit_pool', 'price_features', 'fit_ridge',
-           'PriceModel', 'fit_price']
+           'out_of_fold', 'negative_log_likelihood', 'fit_scale', 'Pool', 'fit_pool', 'text_pipelines', 'linear_parts',
+           'grouped_folds']
 
 # %% ../nbs/03_baselines.ipynb #c003
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -18,11 +17,13 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
-from .core import InputError, Run
+from .core import Run
 
 # %% ../nbs/03_baselines.ipynb #c007
 VECTORIZERS = dict(
@@ -239,73 +240,35 @@ def load(cls: Pool,
     "Load what `save` wrote; raises ArtefactError"
     return cls(run.load_array(f"{name}/weights.npy"), run.load_array(f"{name}/offsets.npy"))
 
-# %% ../nbs/03_baselines.ipynb #c050
-def price_features(
-    features: TextFeatures, # fitted
-    texts: pd.Series, # (n,) of listings; empty where there is none
-    category_proba: np.ndarray, # (n, categories), rows sum to 1
-) -> csr_matrix: # (n, terms + categories)
-    "Text and category, side by side"
-    return hstack([features.transform(texts), csr_matrix(category_proba.astype(np.float32))]).tocsr()
+# %% ../nbs/03_baselines.ipynb #c041
+def text_pipelines() -> dict[str, tuple[Pipeline, dict]]: # name to pipeline and the grid to search
+    "The four models of text; they take texts"
+    words = [("words", make_vectorizer("words", min_df=2))]
+    both = words + [("characters", make_vectorizer("characters", min_df=2))]
+    make = lambda parts, classifier: Pipeline([("features", FeatureUnion(parts)), ("classify", classifier)])
+    return {"TF-IDF words, naive Bayes": (make(words, MultinomialNB()), dict(classify__alpha=[.02, .1, .5])),
+            "TF-IDF words, SVM": (make(words, LinearSVC(random_state=0)), dict(classify__C=[.25, .5, 1.])),
+            "TF-IDF words, logistic regression": (make(words, LogisticRegression(max_iter=100, tol=1e-3)), dict(classify__C=[10., 40.])),
+            "TF-IDF words + characters, SVM": (make(both, LinearSVC(random_state=0)), dict(classify__C=[.25, .5]))}
 
-# %% ../nbs/03_baselines.ipynb #c051
-def fit_ridge(
-    features, # (n, features)
-    prices: np.ndarray, # (n,) pounds
-    alpha: float = 1., # penalty
-) -> LinearModel: # one score: the price in pounds
-    "Ridge regression of the price"
-    ridge = Ridge(alpha=alpha, solver="lsqr").fit(features, prices)
-    return LinearModel(ridge.coef_[None], np.atleast_1d(ridge.intercept_))
+# %% ../nbs/03_baselines.ipynb #c042
+def linear_parts(
+    pipeline: Pipeline, # of `text_pipelines`, fitted to category codes
+    categories: int, # number of categories
+) -> tuple[TextFeatures, LinearModel]: # the same model as plain data
+    "Take a text pipeline apart"
+    features, classifier = TextFeatures(()), pipeline["classify"]
+    features.vectorizers = dict(pipeline["features"].transformer_list)
+    bayes = isinstance(classifier, MultinomialNB)
+    coef, offset = (classifier.feature_log_prob_, classifier.class_log_prior_) if bayes else (classifier.coef_, classifier.intercept_)
+    return features, for_all_categories(classifier.classes_, coef, offset, categories)
 
-# %% ../nbs/03_baselines.ipynb #c053
-class PriceModel:
-    "Text and category to a price in pounds"
-    def __init__(self,
-        words: TextFeatures, # fitted
-        ridge: LinearModel, # of fit_ridge on price_features
-        means: np.ndarray, # (categories,) mean training price of each, pounds
-        limit: float, # the dearest training price, pounds
-    ):
-        self.words, self.ridge, self.means, self.limit = words, ridge, means, limit
-
-    def predict(self,
-        texts: pd.Series, # (n,) empty where there is no text
-        category_proba: np.ndarray, # (n, categories), rows sum to 1
-    ) -> np.ndarray: # (n,) pounds, within 0 and `limit`
-        "Price estimates"
-        said = self.ridge.scores(price_features(self.words, texts, category_proba))[:, 0]
-        return np.where(texts == "", category_proba @ self.means, said).clip(0, self.limit)
-
-# %% ../nbs/03_baselines.ipynb #c054
-def fit_price(
-    texts: pd.Series, # (n,) of training listings
+# %% ../nbs/03_baselines.ipynb #c044
+def grouped_folds(
     codes: np.ndarray, # (n,) category codes
-    prices: np.ndarray, # (n,) pounds
-    categories: int, # number of categories; one that has no price gets the mean of all
-    alpha: float = 1., # penalty
-) -> PriceModel: # ready to predict
-    "Fit ridge regression and category means"
-    words, known = TextFeatures().fit(texts), np.eye(categories)[codes]
-    total, count = np.bincount(codes, prices, categories), np.bincount(codes, minlength=categories)
-    means = np.where(count > 0, total/np.maximum(count, 1), np.mean(prices))
-    return PriceModel(words, fit_ridge(price_features(words, texts, known), prices, alpha), means, float(np.max(prices)))
-
-# %% ../nbs/03_baselines.ipynb #c055
-@patch
-def save(self: PriceModel,
-    run: Run, # where to
-):
-    "Save all parts as plain data"
-    self.words.save(run, "models/price")
-    self.ridge.save(run, "models/price")
-    run.save_array("models/price/means.npy", self.means)
-    run.save_json("models/price/limit.json", self.limit)
-
-# %% ../nbs/03_baselines.ipynb #c056
-@patch(cls_method=True)
-def load(cls: PriceModel,
-    run: Run, # any step's view of the run
-) -> PriceModel: # ready to predict
-    "Load the run's price model; raises ArtefactError"
-    return cls(TextFeatures.load(run, "models/price"), LinearModel.load(run, "models/price"), run.load_array("models/price/means.npy"), run.load_json("models/price/limit.json"))
+    groups: np.ndarray, # (n,) near-duplicate groups
+    folds: int = 3, # number of folds
+    seed: int = 0, # of the dealing
+) -> list[tuple[np.ndarray, np.ndarray]]: # rows to learn from and to judge by, for scikit-learn's `cv`
+    "Folds that keep groups whole and categories in their shares"
+    return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(codes, codes, groups))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'TEMPORARY', 'PALETTE', 'InputError', 'ArtefactError', 'sha256_file', 'sync', 'replacing', 'write_json',
            'read_json', 'sweep', 'Run', 'manifests', 'verified', 'check_run', 'bootstrap_weights', 'with_intervals',
-           'category_metrics', 'price_metrics', 'metrics_frame', 'quiet_stderr']
+           'category_metrics', 'weighted_median', 'price_metrics', 'metrics_frame', 'quiet_stderr']
 
 # %% ../nbs/00_core.ipynb #c002
 import hashlib, json, os, sys
@@ -282,17 +282,29 @@ def category_metrics(
     return dict(accuracy=hits.sum()/table.sum(), macro_f1=(2*hits[occurs]/(said + real)[occurs]).mean())
 
 # %% ../nbs/00_core.ipynb #c055
+def weighted_median(
+    values: np.ndarray, # (n,)
+    weights: np.ndarray, # (n,) zero or more
+) -> float: # nan when all weights are zero
+    "The value that half of the weight lies below"
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1]/2)]) if len(total) and total[-1] else np.nan
+
+# %% ../nbs/00_core.ipynb #c057
 def price_metrics(
     truth: np.ndarray, # (n,) prices in pounds
     predicted: np.ndarray, # (n,) prices in pounds
     weights: np.ndarray, # (n,) row weights
-) -> dict[str, float]: # rmse and mae in pounds, r2
-    "Root mean squared error, mean absolute error, and share of variance explained"
+) -> dict[str, float]: # rmse and mae in pounds, mdape, r2
+    "Root mean squared error, mean absolute error, median absolute error as a share of prices above zero, and share of variance explained"
     mean = lambda values: np.average(values, weights=weights)
     squared, variance = mean((truth - predicted)**2), mean((truth - mean(truth))**2)
-    return dict(rmse=squared**.5, mae=mean(abs(truth - predicted)), r2=1 - squared/variance if variance else np.nan)
+    paid = truth > 0
+    shares = abs(truth - predicted)[paid]/truth[paid]
+    return dict(rmse=squared**.5, mae=mean(abs(truth - predicted)), mdape=weighted_median(shares, weights[paid]), r2=1 - squared/variance if variance else np.nan)
 
-# %% ../nbs/00_core.ipynb #c061
+# %% ../nbs/00_core.ipynb #c063
 @patch
 def record(self: Run,
     task: str, # "category", "price" or "search"
@@ -308,7 +320,7 @@ def record(self: Run,
     self.records.append(dict(task=task, model=model, inputs=inputs, split=split, n=int(n),
         values=values, ci95=ci95, fit_seconds=round(fit_seconds, 1)))
 
-# %% ../nbs/00_core.ipynb #c062
+# %% ../nbs/00_core.ipynb #c064
 @patch
 def measure(self: Run,
     task: str, # "category" or "price"
@@ -327,7 +339,7 @@ def measure(self: Run,
     self.record(task, model, inputs, split, len(truth), values, ci95, fit_seconds)
     return values
 
-# %% ../nbs/00_core.ipynb #c063
+# %% ../nbs/00_core.ipynb #c065
 def metrics_frame(
     records: list[dict], # of metrics.json or Run.records
 ) -> pd.DataFrame: # a row a record, values with their intervals as text
@@ -339,7 +351,7 @@ def metrics_frame(
     return pd.DataFrame([{"task": r["task"], "model": r["model"], "inputs": " + ".join(r["inputs"]) or "none", "split": r["split"],
         "n": r["n"], **{name: cell(r, name) for name in r["values"]}} for r in records]).fillna("")
 
-# %% ../nbs/00_core.ipynb #c067
+# %% ../nbs/00_core.ipynb #c069
 @contextmanager
 def quiet_stderr():
     "Send what C++ code writes to standard error to nowhere for a while"

@@ -106,7 +106,7 @@ class Entry:
     fit_seconds: float
     predict_ms: float # a listing
     peak_mb: float # growth of memory while fitting
-    disk_mb: float # of what is kept; nan when nothing is
+    disk_mb: float # of what is kept; 0 when nothing is
 
 # %% ../nbs/03a_leaderboard.ipynb #c019
 class Leaderboard:
@@ -143,9 +143,9 @@ def add(self: Leaderboard,
         predicted = np.asarray(predict(fitted, parts[part]))
         milliseconds = 1000*(time.perf_counter() - start)/max(len(predicted), 1)
         self.run.measure(task, model, inputs, part, parts[part][TASKS[task][0]], predicted, parts[part].group, watch.seconds)
-    folder = "models/baselines/" + re.sub(r"\W+", "_", model.lower()).strip("_")
-    if save: save(fitted, self.run, folder)
-    disk = sum(note["bytes"] for name, note in self.run.artefacts.items() if name.startswith(folder + "/"))/1e6 if save else np.nan
+    before = set(self.run.artefacts)
+    if save: save(fitted, self.run, "models/baselines/" + re.sub(r"\W+", "_", model.lower()).strip("_"))
+    disk = sum(note["bytes"] for name, note in self.run.artefacts.items() if name not in before)/1e6
     record = self.run.records[-1]
     self.entries[model] = Entry(model, task, record["values"], record["ci95"], pd.Series(predicted, parts["test"]["id"]), watch.seconds, milliseconds, watch.peak_mb, disk)
     return fitted

@@ -23,6 +23,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
+from threadpoolctl import threadpool_limits
 
 from .baselines import TextFeatures
 from .core import Run
@@ -197,9 +198,9 @@ def fit_trees(
     loss: str, # "squared_error", "absolute_error" or "quantile"
     quantile: float | None = None, # with "quantile"
 ) -> Trees: # ready to predict
-    "Gradient boosting, small steps and small trees"
-    leaf = int(np.clip(len(target)//20, 2, 30))
-    return as_trees(HistGradientBoostingRegressor(loss=loss, quantile=quantile, min_samples_leaf=leaf, **BOOSTING).fit(features, target))
+    "Gradient boosting, small steps and small trees; on a few thousand rows, threads would wait for each other longer than they work"
+    boosting = HistGradientBoostingRegressor(loss=loss, quantile=quantile, min_samples_leaf=int(np.clip(len(target)//20, 2, 30)), **BOOSTING)
+    with threadpool_limits(1): return as_trees(boosting.fit(features, target))
 
 # %% ../nbs/03b_prices.ipynb #c034
 COVERAGE = .8 # share of prices that the range is to hold
