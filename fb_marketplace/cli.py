@@ -63,7 +63,7 @@ def add_serve(
     parser.add_argument("--share", action="store_true", help="open a public tunnel through Gradio's servers")
 
 # %% ../nbs/10a_cli.ipynb #c012
-COLUMNS = ("id", "category", "probability", "price", "status", "reason")
+COLUMNS = ("id", "category", "probability", "price", "price_low", "price_high", "status", "reason")
 
 # %% ../nbs/10a_cli.ipynb #c013
 def photos_by_listing(
@@ -107,7 +107,8 @@ def classify_row(
     except InputError as error: return rejected(row, "; ".join([str(error), *reasons]))
     best = int(prediction.log_proba.argmax())
     return dict(id=row["id"], category=marketplace.predictor.categories[best], probability=f"{np.exp(prediction.log_proba[best]):.4f}",
-                price=f"{prediction.price:.2f}", status="ok", reason="; ".join(reasons))
+                price=f"{prediction.price:.2f}", price_low=f"{prediction.price_low:.2f}", price_high=f"{prediction.price_high:.2f}",
+                status="ok", reason="; ".join(reasons))
 
 # %% ../nbs/10a_cli.ipynb #c016
 def rejected(
@@ -115,7 +116,7 @@ def rejected(
     reason: str, # why it cannot be used
 ) -> dict: # of COLUMNS
     "A row of predictions that says why there is none"
-    return dict(id=row["id"], category="", probability="", price="", status="rejected", reason=reason)
+    return dict(id=row["id"], category="", probability="", price="", price_low="", price_high="", status="rejected", reason=reason)
 
 # %% ../nbs/10a_cli.ipynb #c017
 def read_listings(

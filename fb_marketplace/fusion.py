@@ -14,10 +14,11 @@ import pandas as pd
 from fastcore.basics import patch
 from PIL import Image
 
-from .baselines import Pool, PriceModel, fit_pool, negative_log_likelihood
+from .baselines import Pool, fit_pool, negative_log_likelihood
 from .core import InputError, Run, with_intervals
 from .data import join_text
 from .image import PhotoModel
+from .prices import PriceModel
 from .text import TextModel
 
 # %% ../nbs/06_fusion.ipynb #c007
@@ -61,7 +62,9 @@ def calibration_error(
 class Prediction:
     "What the predictor says of one listing"
     log_proba: np.ndarray # (categories,)
-    price: float # pounds
+    price: float # pounds, most likely
+    price_low: float # pounds; four prices in five lie between low and high
+    price_high: float # pounds
     text_embedding: np.ndarray | None # (size,), None without text
     photo_embedding: np.ndarray | None # (size,), None without photos
 
@@ -87,5 +90,5 @@ def predict(self: Predictor,
     nothing = np.full((1, len(self.categories)), np.nan)
     seen = self.photo.features(list(photos)) if len(photos) else None
     log_proba = self.fusion.log_proba(self.text.log_proba(words) if words[0] else nothing, nothing if seen is None else self.photo.log_proba(seen)[None])
-    price = self.price.predict(words, np.exp(log_proba))
-    return Prediction(log_proba[0], float(price[0]), self.text.embedding(words)[0] if words[0] else None, None if seen is None else self.photo.embedding(seen))
+    price = self.price.predict(pd.Series([title]), words, np.exp(log_proba)).iloc[0]
+    return Prediction(log_proba[0], float(price.likely), float(price.low), float(price.high), self.text.embedding(words)[0] if words[0] else None, None if seen is None else self.photo.embedding(seen))
