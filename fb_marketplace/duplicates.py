@@ -193,7 +193,7 @@ def duplicates_report(
     many = pd.Series(groups).duplicated(keep=False).to_numpy()
     copies = listings[many].reset_index(drop=True)
     links = copy_links(copies, photos[photos.product_id.isin(copies["id"])])
-    by_kind = {f"listings with the {kind} as another": len(np.unique(links.loc[links.kind == kind, ["left", "right"]])) for kind in KINDS}
+    by_kind = {f"listings linked by {kind}": len(np.unique(links.loc[links.kind == kind, ["left", "right"]])) for kind in KINDS}
     grouped = copies.groupby(groups[many])
     prices = grouped.price.agg(["min", "max", "nunique"])
     spread = (prices["max"]/prices["min"].clip(lower=1))[prices["nunique"] > 1]
