@@ -91,7 +91,7 @@ def components(
 # %% ../nbs/01e_duplicates.ipynb #c019
 def link(
     keys: np.ndarray, # (n, keys) unsigned integers
-    is_near: Callable, # (left, right) positions to (pairs,) bool
+    is_near: Callable[[np.ndarray, np.ndarray], np.ndarray], # positions, positions to (pairs,) bool
     width: int = 10, # neighbours each is compared with under each key
 ) -> np.ndarray: # (links, 2) positions that connect what is near
     "Find links between near ones, key by key"
