@@ -761,7 +761,7 @@ def ask_version(
 
 # %% ../nbs/01b_sources.ipynb #c119
 class Source:
-    "Where listings live; the kinds below say how a table is read"
+    "Where listings live; each kind has its own `where`, `header`, `rows` and `tables_hash`"
     def __init__(self,
         name: str, # safe to show
         mapping: dict[str, dict[str, str]], # of `read_mapping`
@@ -846,10 +846,12 @@ class FolderSource(Source):
     "A folder with Products and Images as .csv or .parquet"
     def __init__(self,
         folder: Path, # of the tables
-        *args, # of Source, without its name
+        mapping: dict[str, dict[str, str]], # of `read_mapping`
+        photos: str | Path | None, # zip, folder or https address; None: images.zip or images/ of the folder
+        cache: Path, # folder for a fetched zip
     ):
-        super().__init__(folder.resolve().name, *args)
         self.paths = {table: find_table(folder, table) for table in SCHEMAS}
+        super().__init__(folder.resolve().name, mapping, photos or photo_path(folder), cache)
 
     def where(self, table): return self.paths[table]
     def header(self, table): return file_header(self.paths[table])
@@ -932,7 +934,7 @@ def open_source(
     if not text or not folder.is_dir():
         raise InputError(f"{masked(text) or 'an empty text'} is not a folder; --source takes a folder with Products.csv and Images.csv, a postgresql:// address, or the word environment")
     mapping = columns or (str(folder/"columns.yaml") if (folder/"columns.yaml").is_file() else "")
-    return FolderSource(folder, read_mapping(mapping), place or photo_path(folder), cache)
+    return FolderSource(folder, read_mapping(mapping), place, cache)
 
 # %% ../nbs/01b_sources.ipynb #c135
 def check_source(
