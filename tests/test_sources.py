@@ -295,7 +295,8 @@ def test_a_damaged_zip_is_refused_in_words(tmp_path):
 class Server:
     """Serves one file, with the faults that a test asks for."""
     def __init__(self):
-        self.content, self.etag, self.modified, self.asked = zip_bytes({f"p{number}.jpg": random.Random(number).randbytes(100_000) for number in range(4)}), '"1"', None, []
+        self.content = zip_bytes({f"p{number}.jpg": random.Random(number).randbytes(100_000) for number in range(4)})
+        self.etag, self.modified, self.asked = '"1"', None, []
         self.breaks, self.ranges, self.declares, self.statuses, self.redirect, self.length, self.if_range = [], True, 0, [], None, True, True
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -354,8 +355,9 @@ def test_a_later_process_goes_on(server, tmp_path):
     assert server.fetch(tmp_path/"images.zip").read_bytes() == server.content and server.asked == [None, "bytes=131072-"]
 
 
-@pytest.mark.parametrize("faults", [dict(etag='"2"'), dict(etag='"2"', if_range=False), dict(ranges=False), dict(etag=None, modified="Sat, 26 Feb 2022 00:00:00 GMT"), dict(etag=None)],
-                         ids=["changed", "changed, If-Range ignored", "Range ignored", "etag gone", "nothing to tell by"])
+@pytest.mark.parametrize("faults", [
+    dict(etag='"2"'), dict(etag='"2"', if_range=False), dict(ranges=False), dict(etag=None, modified="Sat, 26 Feb 2022 00:00:00 GMT"), dict(etag=None),
+], ids=["changed", "changed, If-Range ignored", "Range ignored", "etag gone", "nothing to tell by"])
 def test_what_does_not_fit_starts_anew(server, tmp_path, faults):
     server.breaks = [150_000]
     with pytest.raises(InputError): server.fetch(tmp_path/"images.zip", attempts=1)
@@ -446,7 +448,8 @@ def database(postgres):
     with engine.begin() as connection:
         connection.execute(text('create table products (id integer, product_name text, category text, product_description text, price numeric(8, 2), location text, '
                                 'create_time date, "Group %(x)s: a" jsonb, posted timestamp, ratio double precision)'))
-        connection.execute(text("insert into products select number, 'Lamp ' || number, 'Home', null, 5, 'Leeds', '2022-02-26', '{\"a\": 1}', 'infinity', 1.5 from generate_series(1, 12000) number"))
+        connection.execute(text("insert into products select number, 'Lamp ' || number, 'Home', null, 5, 'Leeds', "
+                                "'2022-02-26', '{\"a\": 1}', 'infinity', 1.5 from generate_series(1, 12000) number"))
         connection.execute(text("create table images (id text, product_id integer)"))
         connection.execute(text("insert into images values ('p1', 1)"))
     engine.dispose()
@@ -505,14 +508,17 @@ def test_the_environment_names_a_database(database, monkeypatch, tmp_path):
     monkeypatch.setenv("DATABASE_URL", address_of(database.set(password="secret")))
     assert check_source("environment") == expected and "secret" not in repr(open_source("environment"))
     monkeypatch.delenv("DATABASE_URL")
-    for part, value in dict(host=database.query["host"], username="postgres", password="secret", database=database.database).items(): monkeypatch.setenv(sources.ENVIRONMENT[part], value)
+    for part, value in dict(host=database.query["host"], username="postgres", password="secret", database=database.database).items():
+        monkeypatch.setenv(sources.ENVIRONMENT[part], value)
     assert check_source("environment") == expected and "secret" not in open_source("environment").name
     (tmp_path/"photos.zip").write_bytes(zip_bytes({"p1.jpg": b"one"}))
     monkeypatch.setenv(sources.PHOTO_VARIABLE, str(tmp_path/"photos.zip"))
     with open_source("environment").photo_files() as files: assert files.read("p1") == b"one"
 
 
-@pytest.mark.parametrize("endpoint, url", [("db.example.com", "db.example.com/"), ("db.example.com:5433", "db.example.com:5433/"), ("[::1]:5433", "[::1]:5433/"), ("/run/postgresql", "?host=%2Frun%2Fpostgresql")])
+@pytest.mark.parametrize("endpoint, url", [
+    ("db.example.com", "db.example.com/"), ("db.example.com:5433", "db.example.com:5433/"), ("[::1]:5433", "[::1]:5433/"), ("/run/postgresql", "?host=%2Frun%2Fpostgresql"),
+])
 def test_endpoints(monkeypatch, endpoint, url):
     for part, value in dict(host=endpoint, username="me", password="secret", database="shop").items(): monkeypatch.setenv(sources.ENVIRONMENT[part], value)
     shown = str(sources.environment_url())
@@ -521,9 +527,9 @@ def test_endpoints(monkeypatch, endpoint, url):
 
 # no password is ever shown
 
-PASSWORDS = ["postgresql://me:secret@127.0.0.1:1/shop", "postgres://me:secret@127.0.0.1/shop", "postgresql://me@127.0.0.1/shop?password=secret", "postgresql://me:x@secret@127.0.0.1/shop",
-             "postgresql://me:secret@127.0.0.1:port/shop", "postgresql+psycopg2://:secret@/shop", "mysql://me:secret@127.0.0.1/shop", "me:secret@127.0.0.1/shop", "https://me:secret@example.com/shop",
-             "postgresql://me:s/ecret@x/secret@y/shop"]
+PASSWORDS = ["postgresql://me:secret@127.0.0.1:1/shop", "postgres://me:secret@127.0.0.1/shop", "postgresql://me@127.0.0.1/shop?password=secret",
+             "postgresql://me:x@secret@127.0.0.1/shop", "postgresql://me:secret@127.0.0.1:port/shop", "postgresql+psycopg2://:secret@/shop",
+             "mysql://me:secret@127.0.0.1/shop", "me:secret@127.0.0.1/shop", "https://me:secret@example.com/shop", "postgresql://me:s/ecret@x/secret@y/shop"]
 
 
 @pytest.mark.parametrize("address", PASSWORDS)
@@ -538,8 +544,11 @@ def test_a_password_in_the_photos_address_is_refused(shop, photos):
     assert "secret" not in "".join(traceback.format_exception(error.value))
 
 
-@pytest.mark.parametrize("address", ["postgresql://me:secret@127.0.0.1:1/shop", "postgresql://me@127.0.0.1:1/shop?password=secret", "postgresql://me@127.0.0.1:1/shop?password=secret&connect_timeout=secret",
-                                     "postgresql://me:secret@127.0.0.1:1/shop?nonsense=1", "postgresql://me:x@secret@127.0.0.1/shop", "mysql://me:secret@127.0.0.1/shop"])
+@pytest.mark.parametrize("address", ["postgresql://me:secret@127.0.0.1:1/shop", "postgresql://me@127.0.0.1:1/shop?password=secret",
+                                     "postgresql://me@127.0.0.1:1/shop?password=secret&connect_timeout=secret",
+                                     "postgresql://me@127.0.0.1:1/shop?password=secret&password=secret",
+                                     "postgresql://me:secret@127.0.0.1:1/shop?nonsense=1", "postgresql://me:x@secret@127.0.0.1/shop",
+                                     "mysql://me:secret@127.0.0.1/shop"])
 def test_a_password_of_the_environment_is_not_shown(monkeypatch, address):
     monkeypatch.setenv("DATABASE_URL", address)
     with pytest.raises(InputError) as error: check_source("environment")
