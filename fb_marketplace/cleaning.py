@@ -6,7 +6,7 @@
 __all__ = ['TITLE_SUFFIX', 'SELLER_SENTENCE', 'RULES', 'PHONE', 'NINE_DIGITS', 'EMAIL', 'AT', 'POSTCODE', 'POSTCODE_LIKE',
            'SELLER_NAME', 'PERSONAL_RULES', 'RAW_LIMIT', 'VALUE_LIMIT', 'CURRENCIES', 'PRICE_FORMS', 'DATE_FORMS',
            'ENGLAND', 'SCOTLAND', 'WALES', 'NORTHERN_IRELAND', 'COUNTIES', 'COUNTY_REACH', 'CITY_REACH',
-           'COUNTY_MARGIN', 'NATIONS', 'NEEDED', 'COLUMNS', 'CELL_LIMIT', 'TEXTS', 'WORDS', 'REJECTIONS',
+           'COUNTY_MARGIN', 'NATIONS', 'NEEDED', 'COLUMNS', 'CELL_LIMIT', 'TEXTS', 'WORDS', 'TYPES', 'REJECTIONS',
            'LISTING_SCHEMA', 'REJECTED_COLUMNS', 'drop_controls', 'unescape', 'tidy', 'tokens', 'join_text', 'Rule',
            'apply_rules', 'mask_personal', 'safe_value', 'safe_json', 'mask_json', 'Price', 'find_currency',
            'parse_number', 'parse_price', 'in_currency', 'split_category', 'as_date', 'read_date', 'Town', 'place_key',
@@ -65,11 +65,11 @@ def unescape(
     return text
 
 # %% ../nbs/01c_cleaning.ipynb #c014
-_TAG = re.compile(r"""<(script|style)\b[^<>]*>[^<]*</\1\b[^<>]*>|<!(?:--|doctype)[^<>]*>
-    |</?(?:a|abbr|address|article|aside|audio|b|big|blockquote|body|br|button|caption|center|code|col|dd|del|div|dl|dt|em|embed|figcaption|figure
+_TAG = re.compile(r"""<(?=[a-z/!])(?:(script|style)\b[^<>]*>[^<]*</\1\b[^<>]*>|!(?:--|doctype)[^<>]*>
+    |/?(?:a|abbr|address|article|aside|audio|b|big|blockquote|body|br|button|caption|center|code|col|dd|del|div|dl|dt|em|embed|figcaption|figure
     |font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li|link|main|meta|nav|noscript|object|ol|option|p|pre|q|s|samp
     |script|section|select|small|source|span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video)
-    (?:[\s/][^<>]*)?>""", re.IGNORECASE | re.VERBOSE)
+    (?:[\s/][^<>]*)?>)""", re.IGNORECASE | re.VERBOSE)
 
 # %% ../nbs/01c_cleaning.ipynb #c015
 def tidy(
@@ -633,7 +633,7 @@ def place_columns(
     hits: Counter, # counts the levels
 ) -> dict[str, list]: # town, county, lat, lon
     "Places of a column"
-    places = by_value(locations, lambda location: locate(location, country))
+    places = by_value(locations, lambda location: locate(_PLACEHOLDER.sub("", location), country))
     hits.update(f"place: {place.level}" for place in places)
     return dict(town=[p.town for p in places], county=[p.county for p in places],
                 lat=np.array([p.lat for p in places], float), lon=np.array([p.lon for p in places], float))
@@ -660,7 +660,10 @@ def extra_column(
     others = {tidy(name[:200]): [*map(clean, column)] for name, column in cells.items() if name not in COLUMNS}
     return [{name: column[row] for name, column in others.items() if column[row]} for row in range(len(cells["id"]))]
 
-# %% ../nbs/01c_cleaning.ipynb #c121
+# %% ../nbs/01c_cleaning.ipynb #c120
+TYPES = {**dict.fromkeys(("price", "lat", "lon"), "float64"), **dict.fromkeys(WORDS[3:], "int64"), **dict.fromkeys((*WORDS[:3], "extra"), object)} # the other columns are text
+
+# %% ../nbs/01c_cleaning.ipynb #c122
 def listing_features(
     cells: dict[str, list[str]], # of `as_text`
     settings: CleaningRules = CleaningRules(), # what cleaning goes by
@@ -674,24 +677,25 @@ def listing_features(
     days = by_value(cells["create_time"], read_date)
     hits.update("create_time: not read" for cell, day in zip(cells["create_time"], days) if cell.strip() and not day)
     locations = [*map(clean, cells["location"])]
-    return pd.DataFrame(dict(
-        id=[text.strip() for text in cells["id"]], category=by_value(cells["category"], tidy), location=locations,
+    frame = pd.DataFrame(dict(
+        id=[drop_controls(text.strip()).strip() for text in cells["id"]], category=by_value(cells["category"], tidy), location=locations,
         url=[apply_rules(tidy(text), in_url)[0] for text in cells["url"]], page_id=[*map(tidy, cells["page_id"])], create_time=days,
         root_category=[root for root, _ in categories], sub_category=[sub for _, sub in categories],
         **text_columns(cells, settings, hits), **price_columns([*map(clean, cells["price"])], settings, hits),
         **place_columns(locations, settings.country, hits), extra=extra_column(cells, clean)))
+    return frame.astype({name: TYPES.get(name, "str") for name in frame}) # also when there are no rows
 
-# %% ../nbs/01c_cleaning.ipynb #c124
+# %% ../nbs/01c_cleaning.ipynb #c125
 class Rejection(NamedTuple):
     "A rule that rejects listings"
     rule: str # its name
     is_bad: Callable[[pd.DataFrame, CleaningRules], pd.Series] # clean listings to one boolean a row
     reason: Callable[[pd.Series, CleaningRules], str] # a rejected row to the reason
 
-# %% ../nbs/01c_cleaning.ipynb #c125
+# %% ../nbs/01c_cleaning.ipynb #c126
 REJECTIONS = (
     Rejection("no id", lambda f, s: f["id"] == "", lambda row, s: "the id is empty"),
-    Rejection("bad id", lambda f, s: [len(text) > 200 or not text.isprintable() for text in f["id"]], lambda row, s: "the id has over 200 characters, or control characters"),
+    Rejection("bad id", lambda f, s: f.bad_id, lambda row, s: "the id has over 200 characters, or control characters"),
     Rejection("text too long", lambda f, s: f.too_long | (f[[*TEXTS, "category", "location", "url", "price_text"]].map(len) > s.text_limit).any(axis=1),
               lambda row, s: f"a text is over the limit of {s.text_limit:,} characters"),
     Rejection("no text", lambda f, s: f.product_name_description == "", lambda row, s: "title and description are both empty"),
@@ -699,13 +703,13 @@ REJECTIONS = (
     Rejection("price limit", lambda f, s: f.price > s.price_limit, lambda row, s: f"price {row.price:,.4g} is over the limit of {s.price_limit:,.4g}"),
 )
 
-# %% ../nbs/01c_cleaning.ipynb #c127
+# %% ../nbs/01c_cleaning.ipynb #c128
 def _checked(dtype, *checks, **options): return pa.Column(dtype, [pa.Check(check, name=name, **{"ignore_na": True}) for name, check in checks], **options)
 _NO_NUL = "holds NUL", lambda column: ~column.str.contains("\0", regex=False)
 _NOT_EMPTY = "is empty", lambda column: column != ""
 _COUNT = "is below zero", lambda column: column >= 0
 
-# %% ../nbs/01c_cleaning.ipynb #c128
+# %% ../nbs/01c_cleaning.ipynb #c129
 LISTING_SCHEMA = pa.DataFrameSchema({
     "id": _checked("str", _NO_NUL, _NOT_EMPTY),
     **{name: _checked("str", _NO_NUL) for name in ("product_name", "category", "product_description", "location", "url", "page_id", "currency", "town", "county", "price_text")},
@@ -720,7 +724,7 @@ LISTING_SCHEMA = pa.DataFrameSchema({
     "extra": _checked(object, ("is no dict", lambda column: column.map(type) == dict)),
 }, strict=True)
 
-# %% ../nbs/01c_cleaning.ipynb #c129
+# %% ../nbs/01c_cleaning.ipynb #c130
 def check_listings(
     listings: pd.DataFrame, # clean, index 0, 1, 2, ...
 ) -> pd.Series: # position to the first check that the row fails, such as "price is below zero"
@@ -732,10 +736,10 @@ def check_listings(
         return (cases["column"] + " " + cases["check"]).groupby(cases["index"].astype(int)).first()
     return pd.Series(dtype=str)
 
-# %% ../nbs/01c_cleaning.ipynb #c130
+# %% ../nbs/01c_cleaning.ipynb #c131
 REJECTED_COLUMNS = ["table", "id", "rule", "reason", "raw"]
 
-# %% ../nbs/01c_cleaning.ipynb #c131
+# %% ../nbs/01c_cleaning.ipynb #c132
 def rejected_row(
     row: pd.Series, # of the clean listings
     rule: str, # that rejects it
@@ -746,7 +750,7 @@ def rejected_row(
     "A rejected listing as it is kept"
     return dict(table="products", id=safe_value(row["id"], rule == "bad id" and mask)[:200], rule=rule, reason=reason, raw=safe_json(raw, mask))
 
-# %% ../nbs/01c_cleaning.ipynb #c133
+# %% ../nbs/01c_cleaning.ipynb #c134
 def clean_batch(
     raw: pd.DataFrame, # rows of a feed, columns of NEEDED and any others, all text
     settings: CleaningRules = CleaningRules(), # what cleaning goes by
@@ -754,14 +758,15 @@ def clean_batch(
     "Clean a batch of listings and apply the rules; raises InputError when a needed column is missing or the country is not known"
     hits, cells = Counter(), as_text(raw)
     too_long = [any(len(cell) > CELL_LIMIT for cell in row) for row in zip(*cells.values())]
-    frame = listing_features({name: [cell[:0 if cut else None] for cell, cut in zip(column, too_long)] for name, column in cells.items()}, settings, hits)
-    frame["id"], frame["too_long"] = [text.strip() for text in cells["id"]], too_long
+    looked_at = {name: ["" if cut and name != "id" else cell[:CELL_LIMIT] for cell, cut in zip(column, too_long)] for name, column in cells.items()}
+    frame = listing_features(looked_at, settings, hits).assign(too_long=too_long, bad_id=[len(text) > 200 or not text.strip().isprintable() for text in cells["id"]])
     rejected = []
-    def reject(bad, rule, reason):
+    def reject(frame, bad, rule, reason):
         for at, row in frame[bad].iterrows(): rejected.append(rejected_row(row, rule, reason(row), {name: column[at] for name, column in cells.items()}, settings.mask))
-        hits.update({rule: int(np.sum(bad))} if np.any(bad) else {})
-        return frame[~np.asarray(bad)]
-    for rule, is_bad, reason in REJECTIONS: frame = reject(np.asarray(is_bad(frame, settings), bool), rule, lambda row: reason(row, settings))
-    failed = check_listings(frame.drop(columns="too_long"))
-    for rule in failed.unique(): frame = reject(frame.index.isin(failed.index[failed == rule]), rule, lambda row: "breaks the schema of clean listings")
-    return frame.drop(columns="too_long").reset_index(drop=True), pd.DataFrame(rejected, columns=REJECTED_COLUMNS, dtype=str), hits
+        if bad.any(): hits[rule] += int(bad.sum())
+        return frame[~bad]
+    for rule, is_bad, reason in REJECTIONS: frame = reject(frame, is_bad(frame, settings).to_numpy(bool), rule, lambda row: reason(row, settings))
+    frame = frame.drop(columns=["too_long", "bad_id"])
+    failed = check_listings(frame)
+    for rule in failed.unique(): frame = reject(frame, frame.index.isin(failed.index[failed == rule]), rule, lambda row: "breaks the schema of clean listings")
+    return frame.reset_index(drop=True), pd.DataFrame(rejected, columns=REJECTED_COLUMNS, dtype=str), hits

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 MODULES = sorted((ROOT/"fb_marketplace").glob("*.py"))
-FLOORS = [{"core"}, {"data", "demo"}, {"baselines", "eda"}, {"image", "text"}, {"fusion"}, {"index"}, {"app", "cli"}]
+FLOORS = [{"core"}, {"cleaning", "data", "demo"}, {"baselines", "eda"}, {"image", "text"}, {"fusion"}, {"index"}, {"app", "cli"}]
 
 
 def copy_of_sources(folder):
