@@ -103,8 +103,8 @@ def source(tmp_path):
     (lambda folder: (folder/"Products.csv").write_text(",".join(PRODUCT_COLUMNS) + "\n"), "no rows"),
     (lambda folder: (folder/"images.zip").write_text("no zip"), "not a zip file"),
     (lambda folder: (folder/"Images.csv").unlink(), "does not exist"),
-    (lambda folder: (folder/"Products.csv").write_bytes("id,product_name\n1,Café\n".encode("latin-1")), "not UTF-8"),
-], ids=["column", "empty", "no rows", "zip", "missing", "encoding"])
+    (lambda folder: (folder/"Products.csv").write_text((folder/"Products.csv").read_text() + '"never closed'), "is not closed"),
+], ids=["column", "empty", "no rows", "zip", "missing", "quote"])
 def test_a_bad_source_is_one_line_and_nothing_written(source, tmp_path, spoil, said):
     spoil(source)
     done = run_all("--source", source, "--out", tmp_path/"out")
