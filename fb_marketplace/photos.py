@@ -147,11 +147,12 @@ def shrink(
 def square(
     image: Image.Image, # RGB, any size
     side: int, # pixels
-    how: str = "pad", # "pad": all of the photo, with black bars; "crop": the centre, without bars
+    how: str = "pad", # "pad": all of the photo, with black bars; "crop": the centre, without bars; "stretch": all of the photo, out of shape
 ) -> Image.Image: # RGB, side x side
-    "A square for a model; raises InputError when `how` is neither"
+    "A square for a model; raises InputError when `how` is none of the three"
     if how == "crop": return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    if how != "pad": raise InputError(f"squares are made with how='pad' or how='crop', not {how!r}")
+    if how == "stretch": return image.resize((side, side), Image.Resampling.BICUBIC)
+    if how != "pad": raise InputError(f"squares are made by 'pad', 'crop' or 'stretch', not {how!r}")
     scale = side/max(image.size)
     whole = image.resize([max(1, round(length*scale)) for length in image.size], Image.Resampling.BICUBIC)
     black = Image.new("RGB", (side, side))
