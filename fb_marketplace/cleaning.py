@@ -700,7 +700,7 @@ REJECTIONS = (
               lambda row, s: f"a text is over the limit of {s.text_limit:,} characters"),
     Rejection("no text", lambda f, s: f.product_name_description == "", lambda row, s: "title and description are both empty"),
     Rejection("price negative", lambda f, s: f.price < 0, lambda row, s: f"price {row.price:,.2f} is below zero"),
-    Rejection("price limit", lambda f, s: f.price > s.price_limit, lambda row, s: f"price {row.price:,.4g} is over the limit of {s.price_limit:,.4g}"),
+    Rejection("price limit", lambda f, s: f.price > s.price_limit, lambda row, s: f"price {row.price:{',.2f' if row.price < 1e12 else '.3g'}} is over the limit of {s.price_limit:,.2f}"),
 )
 
 # %% ../nbs/01c_cleaning.ipynb #c128

@@ -23,7 +23,7 @@ from sqlalchemy import JSON, URL, Connection, Engine, bindparam, case, create_en
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .cleaning import CleaningRules, clean_batch, mask_json, read_date, safe_json, safe_value, tidy
 from .core import InputError
