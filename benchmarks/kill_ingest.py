@@ -18,7 +18,7 @@ from ingest import write_feed
 
 def disturb(folder, database, kills, length):
     """Kill `kills` ingests at moments spread over `length` seconds, then let one end; the hash of the tables."""
-    command = [sys.executable, "-m", "fb_marketplace.cli", "ingest", "--source", folder, "--database", database, "--quiet"]
+    command = [Path(sys.executable).parent/"fb-marketplace", "ingest", "--source", folder, "--database", database, "--quiet"]
     moments = random.Random(0)
     for _ in range(kills):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -91,7 +91,7 @@ def components(
 # %% ../nbs/01e_duplicates.ipynb #c019
 def link(
     keys: np.ndarray, # (n, keys) unsigned integers
-    is_near: Callable, # (left, right) positions to (pairs,) bool
+    is_near: Callable[[np.ndarray, np.ndarray], np.ndarray], # positions, positions to (pairs,) bool
     width: int = 10, # neighbours each is compared with under each key
 ) -> np.ndarray: # (links, 2) positions that connect what is near
     "Find links between near ones, key by key"
@@ -193,7 +193,7 @@ def duplicates_report(
     many = pd.Series(groups).duplicated(keep=False).to_numpy()
     copies = listings[many].reset_index(drop=True)
     links = copy_links(copies, photos[photos.product_id.isin(copies["id"])])
-    by_kind = {f"listings with the {kind} as another": len(np.unique(links.loc[links.kind == kind, ["left", "right"]])) for kind in KINDS}
+    by_kind = {f"listings linked by {kind}": len(np.unique(links.loc[links.kind == kind, ["left", "right"]])) for kind in KINDS}
     grouped = copies.groupby(groups[many])
     prices = grouped.price.agg(["min", "max", "nunique"])
     spread = (prices["max"]/prices["min"].clip(lower=1))[prices["nunique"] > 1]

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'PIXEL_LIMIT', 'OTHERS', 'TILE_WIDTH', 'TILE_LENGTH', 'TURNS', 'MIN_SIDE', 'RATIO_LOW', 'RATIO_HIGH',
-           'PHOTO_COLUMNS', 'decoding', 'unidentified', 'read_header', 'to_8bit', 'to_rgb', 'orientation',
-           'decode_photo', 'open_photo', 'shrink', 'square', 'thumbnail', 'sharpness', 'describe_photo', 'photo_bytes',
-           'read_photo', 'check_shape', 'clean_photo', 'clean_photos', 'PhotoWriter', 'PhotoStore']
+           'PHOTO_COLUMNS', 'decoding', 'unidentified', 'identify_photo', 'to_8bit', 'to_rgb', 'orientation',
+           'decode_photo', 'open_photo', 'shrink', 'square', 'thumbnail', 'sharpness', 'describe_photo', 'read_photo',
+           'check_shape', 'clean_photo', 'clean_photos', 'PhotoWriter', 'PhotoStore']
 
 # %% ../nbs/01d_photos.ipynb #c002
-import hashlib, io, warnings, zipfile, zlib
+import hashlib, io, warnings, zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import isfinite
@@ -62,7 +62,7 @@ def unidentified(
     return "no image", f"{f'a {other} file' if other else 'not an image'}; photos come as {', '.join(FORMATS)}"
 
 # %% ../nbs/01d_photos.ipynb #c014
-def read_header(
+def identify_photo(
     data: bytes, # content of a photo file
 ) -> Image.Image: # format, mode and size are known, no pixel is decoded yet
     "Identify a photo and check its size; raises PhotoError"
@@ -113,7 +113,7 @@ def orientation(
 
 # %% ../nbs/01d_photos.ipynb #c026
 def decode_photo(
-    header: Image.Image, # of `read_header`
+    header: Image.Image, # of `identify_photo`
     data: bytes, # content of the file, for the reason of an error
 ) -> Image.Image: # RGB, upright, natural size, without metadata
     "Decode the first frame of a photo; raises PhotoError"
@@ -131,7 +131,7 @@ def open_photo(
     data: bytes, # content of a photo file
 ) -> Image.Image: # RGB, upright, natural size, without metadata
     "Open one photo; raises PhotoError"
-    return decode_photo(read_header(data), data)
+    return decode_photo(identify_photo(data), data)
 
 # %% ../nbs/01d_photos.ipynb #c031
 def shrink(
@@ -147,11 +147,12 @@ def shrink(
 def square(
     image: Image.Image, # RGB, any size
     side: int, # pixels
-    how: str = "pad", # "pad": all of the photo, with black bars; "crop": the centre, without bars
+    how: str = "pad", # "pad": all of the photo, with black bars; "crop": the centre, without bars; "stretch": all of the photo, out of shape
 ) -> Image.Image: # RGB, side x side
-    "A square for a model; raises InputError when `how` is neither"
+    "A square for a model; raises InputError when `how` is none of the three"
     if how == "crop": return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    if how != "pad": raise InputError(f"squares are made with how='pad' or how='crop', not {how!r}")
+    if how == "stretch": return image.resize((side, side), Image.Resampling.BICUBIC)
+    if how != "pad": raise InputError(f"squares are made by 'pad', 'crop' or 'stretch', not {how!r}")
     scale = side/max(image.size)
     whole = image.resize([max(1, round(length*scale)) for length in image.size], Image.Resampling.BICUBIC)
     black = Image.new("RGB", (side, side))
@@ -195,25 +196,14 @@ PHOTO_COLUMNS = ["id", "product_id", "bucket_link", "image_ref", "create_time", 
                  "sharpness", "file_hash"]
 
 # %% ../nbs/01d_photos.ipynb #c047
-def photo_bytes(
-    files: PhotoFiles, # where the photos are
-    photo_id: str, # name of the file without its suffix
-) -> bytes: # content of the file
-    "Read one photo's file; raises PhotoError"
-    try: return files.read(photo_id)
-    except KeyError: raise PhotoError("no file", f"no file named {photo_id} in {files.path.name}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise PhotoError("damaged", f"cannot be read from {files.path.name}: {error}") from None
-
-# %% ../nbs/01d_photos.ipynb #c048
 def read_photo(
     files: PhotoFiles, # where the photos are
     photo_id: str, # name of the file without its suffix
 ) -> Image.Image: # RGB, upright, natural size
     "Read and decode one photo; raises PhotoError"
-    return open_photo(photo_bytes(files, photo_id))
+    return open_photo(files.read(photo_id))
 
-# %% ../nbs/01d_photos.ipynb #c049
+# %% ../nbs/01d_photos.ipynb #c048
 def check_shape(
     image: Image.Image, # upright
     ratio_low: float = RATIO_LOW, # smallest width : height
@@ -225,7 +215,7 @@ def check_shape(
     if min(image.size) < min_side: raise PhotoError("too small", f"{size}; each side takes at least {min_side}")
     if not ratio_low <= image.width/image.height <= ratio_high: raise PhotoError("shape", f"{size}; width : height is not within {ratio_low} to {ratio_high}")
 
-# %% ../nbs/01d_photos.ipynb #c051
+# %% ../nbs/01d_photos.ipynb #c050
 def clean_photo(
     files: PhotoFiles, # where the photos are
     row: dict, # of the table of photos, with id and product_id
@@ -234,15 +224,15 @@ def clean_photo(
     min_side: int = MIN_SIDE, # pixels of the shorter side
 ) -> tuple[dict, Image.Image]: # features by the names of PHOTO_COLUMNS; the photo, RGB, upright, natural size
     "Read, check and describe one photo; raises PhotoError"
-    data = photo_bytes(files, row["id"])
-    header = read_header(data)
+    data = files.read(row["id"])
+    header = identify_photo(data)
     mode = header.mode
     image = decode_photo(header, data)
     check_shape(image, ratio_low, ratio_high, min_side)
     given = {name: row.get(name, "") for name in ("id", "product_id", "bucket_link", "image_ref", "create_time")}
     return given | dict(adjust_image_file=f"{row['id']}.jpg", image_mode=mode, file_hash=hashlib.sha256(data).hexdigest()) | describe_photo(image), image
 
-# %% ../nbs/01d_photos.ipynb #c055
+# %% ../nbs/01d_photos.ipynb #c054
 def clean_photos(
     files: PhotoFiles, # where the photos are
     rows: Iterable[dict], # of the table of photos; may be endless
@@ -260,7 +250,7 @@ def clean_photos(
             if len(ahead) > workers: yield ahead.popleft().result()
         while ahead: yield ahead.popleft().result()
 
-# %% ../nbs/01d_photos.ipynb #c059
+# %% ../nbs/01d_photos.ipynb #c058
 class PhotoWriter:
     "Writes photos into a zip, as JPEG, one after the other"
     def __init__(self,
@@ -279,7 +269,7 @@ class PhotoWriter:
     def __enter__(self): return self
     def __exit__(self, *_): self.zip.close()
 
-# %% ../nbs/01d_photos.ipynb #c060
+# %% ../nbs/01d_photos.ipynb #c059
 class PhotoStore:
     "The photos of a run: photo id to image, one at a time"
     def __init__(self,

@@ -7,16 +7,17 @@ __all__ = ['PRODUCT_COLUMNS', 'IMAGE_COLUMNS', 'REJECTED_COLUMNS', 'SCHEMAS', 'R
            'ENVIRONMENT', 'PHOTO_VARIABLE', 'SUFFIXES', 'SIZE_LIMIT', 'make_schema', 'missing_columns', 'suggestion',
            'check_header', 'parse_mapping', 'check_mapping', 'read_mapping', 'arrange', 'part_extra', 'decode', 'plain',
            'text_lines', 'find_delimiter', 'read_loosely', 'csv_rows', 'unclosed', 'in_batches', 'name_columns',
-           'set_aside', 'csv_batches', 'cell_text', 'open_parquet', 'parquet_batches', 'file_header', 'file_batches',
-           'read_header', 'read_table', 'database_url', 'has_password', 'split_address', 'masked', 'refuse_password',
-           'split_endpoint', 'environment_url', 'database_errors', 'PhotoError', 'open_zip', 'member_path', 'photo_key',
-           'read_member', 'PhotoFiles', 'read_file', 'is_loopback', 'check_address', 'request', 'version', 'refusal',
-           'beside', 'read_note', 'range_headers', 'is_here', 'continues', 'check_size', 'receive', 'keep', 'fetch_zip',
-           'ask_version', 'Source', 'is_web', 'content_hash', 'find_table', 'photo_path', 'FolderSource', 'row_hash',
-           'DatabaseSource', 'photo_place', 'open_source', 'check_source']
+           'set_aside', 'csv_batches', 'cell_text', 'raw_values', 'open_parquet', 'parquet_batches', 'file_header',
+           'file_batches', 'read_header', 'read_table', 'database_url', 'has_password', 'split_address', 'masked',
+           'refuse_password', 'split_endpoint', 'environment_url', 'database_errors', 'PhotoError', 'open_zip',
+           'member_path', 'photo_key', 'read_member', 'PhotoFiles', 'read_file', 'is_loopback', 'check_address',
+           'request', 'version', 'refusal', 'beside', 'read_note', 'range_headers', 'is_here', 'continues',
+           'check_size', 'receive', 'keep', 'fetch_zip', 'ask_version', 'Source', 'is_web', 'content_hash',
+           'find_table', 'photo_path', 'FolderSource', 'row_hash', 'DatabaseSource', 'photo_place', 'open_source',
+           'check_source']
 
 # %% ../nbs/01b_sources.ipynb #c002
-import codecs, csv, hashlib, json, os, re, shutil, struct, tempfile, time, unicodedata, zipfile, zlib
+import codecs, csv, hashlib, json, os, re, shutil, struct, time, unicodedata, zipfile, zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,10 +34,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 import yaml
-from sqlalchemy import URL, Text, cast, column, create_engine, func, inspect, make_url, select, table as sql_table, text as sql_text
+from fastcore.basics import patch
+from sqlalchemy import URL, Connection, Text, cast, column, create_engine, func, inspect, make_url, select, table as sql_table, text as sql_text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import InputError, read_json, sha256_file, sync, write_json
 
@@ -278,8 +280,10 @@ def set_aside(
 ) -> pd.DataFrame: # columns of REJECTED_COLUMNS, a row a torn row
     "Torn rows with what they held"
     place = header.index("id") if "id" in header else 0
-    return pd.DataFrame([(table, row[place].strip() if not reason and place < len(row) else "", "row shape", reason or f"{len(row)} fields where the header has {len(header)}",
-                          json.dumps(row, ensure_ascii=False)) for row, reason in torn], columns=REJECTED_COLUMNS, dtype=str)
+    ids = [row[place].strip() if not reason and place < len(row) else "" for row, reason in torn]
+    reasons = [reason or f"{len(row)} fields where the header has {len(header)}" for row, reason in torn]
+    raw = [json.dumps(row, ensure_ascii=False) for row, _ in torn]
+    return pd.DataFrame(dict(table=table, id=ids, rule="row shape", reason=reasons, raw=raw), dtype=str)[REJECTED_COLUMNS]
 
 # %% ../nbs/01b_sources.ipynb #c048
 def csv_batches(
@@ -308,7 +312,15 @@ def cell_text(
     if hasattr(value, "isoformat"): return value.isoformat()
     return json.dumps(value, ensure_ascii=False, default=cell_text) if isinstance(value, list | dict) else str(value)
 
-# %% ../nbs/01b_sources.ipynb #c054
+# %% ../nbs/01b_sources.ipynb #c055
+def raw_values(
+    array: pa.Array, # one column of a batch
+) -> list: # Python values, text as bytes
+    "Values of a Parquet column"
+    is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    return (array.cast(pa.large_binary()) if is_text else array).to_pylist()
+
+# %% ../nbs/01b_sources.ipynb #c056
 @contextmanager
 def open_parquet(
     path: str | Path, # Parquet file
@@ -319,7 +331,7 @@ def open_parquet(
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:100]}); write it again") from None
 
-# %% ../nbs/01b_sources.ipynb #c055
+# %% ../nbs/01b_sources.ipynb #c057
 def parquet_batches(
     path: str | Path, # Parquet file
     size: int, # rows of a batch
@@ -328,20 +340,20 @@ def parquet_batches(
     with open_parquet(path) as file:
         header = name_columns(path, file.schema_arrow.names)
         for batch in file.iter_batches(size):
-            columns = [column.cast(pa.large_binary()) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column for column in batch.columns]
-            cells = [pd.Series(list(map(cell_text, column.to_pylist())), dtype=str) for column in columns]
+            cells = [pd.Series(list(map(cell_text, raw_values(array))), dtype=str) for array in batch.columns]
             yield pd.DataFrame(dict(zip(header, cells))), set_aside("", header, [])
 
-# %% ../nbs/01b_sources.ipynb #c057
+# %% ../nbs/01b_sources.ipynb #c059
 def file_header(
     path: str | Path, # CSV or Parquet file
 ) -> list[str]: # all column names
     "Names of a file's columns; raises InputError"
+    if Path(path).exists() and not os.access(path, os.R_OK): raise InputError(f"{path} may not be read; allow it to the user who runs this")
     if not Path(path).is_file(): raise InputError(f"{path} does not exist; a source holds Products and Images, each as .csv or .parquet, and images.zip or images/")
     if Path(path).suffix.lower() != ".parquet": return name_columns(path, next(csv_rows(path, Counter()), ([], ""))[0])
     with open_parquet(path) as file: return name_columns(path, file.schema_arrow.names)
 
-# %% ../nbs/01b_sources.ipynb #c058
+# %% ../nbs/01b_sources.ipynb #c060
 def file_batches(
     path: str | Path, # CSV or Parquet file
     size: int = 5000, # rows of a batch
@@ -351,7 +363,7 @@ def file_batches(
     if Path(path).suffix.lower() == ".parquet": return parquet_batches(path, size)
     return csv_batches(path, size, Counter() if counts is None else counts)
 
-# %% ../nbs/01b_sources.ipynb #c059
+# %% ../nbs/01b_sources.ipynb #c061
 def read_header(
     path: str | Path, # CSV or Parquet file
     columns: Iterable[str], # names that must be there
@@ -361,7 +373,7 @@ def read_header(
     check_header(path, header, make_schema(columns))
     return header
 
-# %% ../nbs/01b_sources.ipynb #c060
+# %% ../nbs/01b_sources.ipynb #c062
 def read_table(
     path: str | Path, # CSV or Parquet file
     columns: Iterable[str], # names that must be there
@@ -371,11 +383,11 @@ def read_table(
     tables, torn = zip((pd.DataFrame(columns=header, dtype=str), set_aside("", header, [])), *file_batches(path))
     return pd.concat(tables, ignore_index=True), pd.concat(torn, ignore_index=True)
 
-# %% ../nbs/01b_sources.ipynb #c064
+# %% ../nbs/01b_sources.ipynb #c066
 DATABASES = ("postgresql", "postgres", "postgresql+psycopg2", "sqlite")
 SECRETS = ("password", "sslpassword")
 
-# %% ../nbs/01b_sources.ipynb #c065
+# %% ../nbs/01b_sources.ipynb #c067
 def database_url(
     address: str, # such as "postgresql://USER@HOST:PORT/DATABASE" or "sqlite:///FILE"
 ) -> URL: # for SQLAlchemy; PostgreSQL through psycopg2
@@ -388,7 +400,7 @@ def database_url(
         raise InputError(f"the {scheme}:// address cannot be read; it is {scheme}://USER@HOST:PORT/DATABASE, with %40 for an @ and %2F for a / in a name")
     return url
 
-# %% ../nbs/01b_sources.ipynb #c067
+# %% ../nbs/01b_sources.ipynb #c069
 def has_password(
     address: str, # URL of a database or a file
 ) -> bool: # in front of the host or among the options
@@ -397,7 +409,7 @@ def has_password(
     url = database_url(address)
     return bool(url.password or any(url.query.get(name) for name in SECRETS))
 
-# %% ../nbs/01b_sources.ipynb #c068
+# %% ../nbs/01b_sources.ipynb #c070
 def split_address(
     address: str, # URL
 ): # its parts, as of urlsplit
@@ -408,7 +420,7 @@ def split_address(
     except ValueError: raise InputError(f"the {address.partition('://')[0]}:// address cannot be read; it is https://HOST/PATH") from None
     return parts
 
-# %% ../nbs/01b_sources.ipynb #c069
+# %% ../nbs/01b_sources.ipynb #c071
 def masked(
     address: str | URL, # URL, or anything else
 ) -> str: # safe to show
@@ -425,7 +437,7 @@ def masked(
     user, at, host = parts.netloc.rpartition("@")
     return f"{scheme}://{'***@'*bool(at)}{host}{parts.path}{'?***'*bool(parts.query)}"
 
-# %% ../nbs/01b_sources.ipynb #c072
+# %% ../nbs/01b_sources.ipynb #c074
 def refuse_password(
     address: str, # given as a parameter
 ):
@@ -433,11 +445,11 @@ def refuse_password(
     if has_password(address): raise InputError(f"{masked(address)} holds a password, which would be written into the records of the run;"
         " take it out and put it into the environment: PGPASSWORD, or the whole address as DATABASE_URL (photos: FB_MKS_IMG_URL)")
 
-# %% ../nbs/01b_sources.ipynb #c075
+# %% ../nbs/01b_sources.ipynb #c077
 ENVIRONMENT = dict(host="FB_MKS_AWS_POSTGRESQL_ENDPOINT", username="FB_MKS_POSTGRESQL_USERNAME", password="FB_MKS_POSTGRESQL_PASSWORD", database="FB_MKS_POSTGRESQL_DB")
 PHOTO_VARIABLE = "FB_MKS_IMG_URL"
 
-# %% ../nbs/01b_sources.ipynb #c076
+# %% ../nbs/01b_sources.ipynb #c078
 def split_endpoint(
     endpoint: str, # HOST, HOST:PORT, or the folder of a socket
 ) -> dict: # arguments of URL.create
@@ -448,7 +460,7 @@ def split_endpoint(
     if not host or parts.netloc != endpoint or "@" in endpoint: raise InputError(f"{ENVIRONMENT['host']} is not HOST or HOST:PORT")
     return dict(host=host, port=port)
 
-# %% ../nbs/01b_sources.ipynb #c077
+# %% ../nbs/01b_sources.ipynb #c079
 def environment_url() -> URL: # for SQLAlchemy
     "The database that the environment names; raises InputError"
     given = {part: os.environ.get(name, "") for part, name in ENVIRONMENT.items()}
@@ -457,7 +469,7 @@ def environment_url() -> URL: # for SQLAlchemy
     if missing: raise InputError(f"the environment names no database: {', '.join(missing)} not set, nor DATABASE_URL")
     return URL.create("postgresql+psycopg2", given["username"], given["password"] or None, database=given["database"], **split_endpoint(given["host"]))
 
-# %% ../nbs/01b_sources.ipynb #c079
+# %% ../nbs/01b_sources.ipynb #c081
 @contextmanager
 def database_errors(
     url: URL, # of the database
@@ -466,22 +478,23 @@ def database_errors(
     try: yield
     except (SQLAlchemyError, UnicodeError) as error:
         reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or ["no reason given"])[0]
-        for secret in {url.password, *(url.query.get(name) for name in SECRETS), os.environ.get("PGPASSWORD")} - {None, ""}: reason = reason.replace(secret, "***")
+        secrets = {url.password, os.environ.get("PGPASSWORD"), *(value for name in SECRETS for value in url.normalized_query.get(name, ()))}
+        for secret in secrets - {None, ""}: reason = reason.replace(secret, "***")
         place = f" at {url.host or url.query.get('host', 'the local socket')}" if url.drivername != "sqlite" else ""
         raise InputError(f"the database {url.database}{place} cannot be read: {reason}") from None
 
-# %% ../nbs/01b_sources.ipynb #c082
+# %% ../nbs/01b_sources.ipynb #c084
 class PhotoError(ValueError):
     "A photo cannot be used; `rule` names the check it failed, the message says why"
     def __init__(self, rule: str, reason: str):
         super().__init__(reason)
         self.rule = rule
 
-# %% ../nbs/01b_sources.ipynb #c083
+# %% ../nbs/01b_sources.ipynb #c085
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SIZE_LIMIT = 50_000_000 # bytes of one photo file
 
-# %% ../nbs/01b_sources.ipynb #c084
+# %% ../nbs/01b_sources.ipynb #c086
 def open_zip(
     path: str | Path, # file
 ) -> zipfile.ZipFile: # open for reading
@@ -491,7 +504,7 @@ def open_zip(
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError):
         raise InputError(f"{path} is not a zip file; send it again, or unpack the photos into a folder images/") from None
 
-# %% ../nbs/01b_sources.ipynb #c086
+# %% ../nbs/01b_sources.ipynb #c088
 def member_path(
     member: zipfile.ZipInfo, # of a zip
 ) -> str: # with slashes
@@ -502,21 +515,22 @@ def member_path(
         except UnicodeError: pass # it is in code page 437, as the format says
     return name.replace("\\", "/")
 
-# %% ../nbs/01b_sources.ipynb #c087
+# %% ../nbs/01b_sources.ipynb #c089
 def photo_key(
     name: str, # photo id, or the path of a file without its suffix
 ) -> str: # equal for all ways to write the same name
     "A photo id in Unicode's composed form (NFC)"
     return unicodedata.normalize("NFC", name)
 
-# %% ../nbs/01b_sources.ipynb #c088
+# %% ../nbs/01b_sources.ipynb #c090
 def read_member(
     archive: zipfile.ZipFile, # open
     member: zipfile.ZipInfo, # of it
 ) -> bytes: # at most SIZE_LIMIT
     "Read a zip's member into memory; raises PhotoError when it is encrypted, too large or damaged"
     if member.flag_bits & 1: raise PhotoError("encrypted", "is encrypted in the zip")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise PhotoError("damaged", f"is compressed by method {member.compress_type}; make the zip with deflate")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise PhotoError("damaged", f"is compressed by method {member.compress_type}; make the zip with deflate")
     if member.file_size > SIZE_LIMIT: raise PhotoError("too large", f"{member.file_size/1e6:,.0f} MB, over the limit of {SIZE_LIMIT/1e6:,.0f} MB")
     try:
         with archive.open(member) as file: data = file.read(SIZE_LIMIT + 1)
@@ -525,7 +539,7 @@ def read_member(
     if len(data) > SIZE_LIMIT: raise PhotoError("too large", f"over the limit of {SIZE_LIMIT/1e6:,.0f} MB, whatever the zip says of its size")
     return data
 
-# %% ../nbs/01b_sources.ipynb #c089
+# %% ../nbs/01b_sources.ipynb #c091
 class PhotoFiles:
     "Photo files in a zip or a folder; photo id to bytes. Close it, or use it in a `with`"
     def __init__(self,
@@ -557,7 +571,7 @@ class PhotoFiles:
         if self.zip: return read_member(self.zip, file)
         return read_file(file)
 
-# %% ../nbs/01b_sources.ipynb #c090
+# %% ../nbs/01b_sources.ipynb #c092
 def read_file(
     path: Path, # of a photo
 ) -> bytes: # at most SIZE_LIMIT
@@ -568,7 +582,7 @@ def read_file(
     if len(data) > SIZE_LIMIT: raise PhotoError("too large", f"over the limit of {SIZE_LIMIT/1e6:,.0f} MB")
     return data
 
-# %% ../nbs/01b_sources.ipynb #c096
+# %% ../nbs/01b_sources.ipynb #c098
 def is_loopback(
     host: str | None, # name or number
 ) -> bool: # whether it is this machine
@@ -577,7 +591,7 @@ def is_loopback(
     try: return ip_address(host or "").is_loopback
     except ValueError: return False
 
-# %% ../nbs/01b_sources.ipynb #c097
+# %% ../nbs/01b_sources.ipynb #c099
 def check_address(
     address: str, # URL of a file
     before: str = "", # URL that sends on to it
@@ -589,7 +603,7 @@ def check_address(
     if before and is_loopback(parts.hostname) and not is_loopback(split_address(before).hostname):
         raise InputError(f"{masked(before)} sends on to this machine itself, which is not followed")
 
-# %% ../nbs/01b_sources.ipynb #c099
+# %% ../nbs/01b_sources.ipynb #c101
 def request(
     address: str, # URL
     headers: dict[str, str] = {}, # further ones
@@ -604,7 +618,7 @@ def request(
         before, address = address, urljoin(address, response.headers["Location"])
     raise InputError(f"{masked(address)} sends on again and again; give the address that it leads to")
 
-# %% ../nbs/01b_sources.ipynb #c101
+# %% ../nbs/01b_sources.ipynb #c103
 def version(
     response: requests.Response, # of a whole file (200) or of a part (206)
 ) -> dict: # etag, modified, length in bytes; None where it is not said
@@ -612,7 +626,7 @@ def version(
     total = response.headers.get("Content-Range", "").rpartition("/")[2] if response.status_code == 206 else response.headers.get("Content-Length", "")
     return dict(etag=response.headers.get("ETag"), modified=response.headers.get("Last-Modified"), length=int(total) if total.isdigit() else None)
 
-# %% ../nbs/01b_sources.ipynb #c102
+# %% ../nbs/01b_sources.ipynb #c104
 def refusal(
     response: requests.Response, # open
     address: str, # what was asked for
@@ -623,14 +637,14 @@ def refusal(
     if response.status_code < 500 and response.status_code not in (408, 416, 429): raise InputError(f"{masked(address)} cannot be fetched: {said}")
     return said
 
-# %% ../nbs/01b_sources.ipynb #c104
+# %% ../nbs/01b_sources.ipynb #c106
 def beside(
     path: Path, # where the file shall be
 ) -> tuple[Path, Path, Path]: # the part, the note of its version, the note of the whole file's version
     "Files beside a fetched one"
     return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json"), path.with_name(f"{path.name}.json")
 
-# %% ../nbs/01b_sources.ipynb #c105
+# %% ../nbs/01b_sources.ipynb #c107
 def read_note(
     path: Path, # of `beside`
 ) -> dict: # of `version`; empty when there is none
@@ -638,7 +652,7 @@ def read_note(
     try: return read_json(path)
     except (FileNotFoundError, ValueError): return {}
 
-# %% ../nbs/01b_sources.ipynb #c106
+# %% ../nbs/01b_sources.ipynb #c108
 def range_headers(
     path: Path, # where the file shall be
 ) -> dict[str, str]: # empty to ask for the whole
@@ -648,7 +662,7 @@ def range_headers(
     same = (etag if not etag.startswith("W/") else "") or note.get("modified")
     return {"Range": f"bytes={part.stat().st_size}-", "If-Range": same} if same and part.exists() and part.stat().st_size else {}
 
-# %% ../nbs/01b_sources.ipynb #c107
+# %% ../nbs/01b_sources.ipynb #c109
 def is_here(
     response: requests.Response, # of the whole file
     path: Path, # where it shall be
@@ -657,7 +671,7 @@ def is_here(
     said = version(response)
     return path.exists() and any(said.values()) and said == read_note(beside(path)[2]) and said["length"] in (None, path.stat().st_size)
 
-# %% ../nbs/01b_sources.ipynb #c108
+# %% ../nbs/01b_sources.ipynb #c110
 def continues(
     response: requests.Response, # open
     path: Path, # where the file shall be
@@ -669,7 +683,7 @@ def continues(
     part.unlink(missing_ok=True)
     raise requests.ConnectionError("the file has changed")
 
-# %% ../nbs/01b_sources.ipynb #c109
+# %% ../nbs/01b_sources.ipynb #c111
 def check_size(
     size: int, # bytes that will lie on disk
     limit: int, # bytes
@@ -681,7 +695,7 @@ def check_size(
     for file in beside(path)[:2]: file.unlink(missing_ok=True)
     raise InputError(f"{masked(address)} is larger than the limit of {limit/1e6:,.0f} MB")
 
-# %% ../nbs/01b_sources.ipynb #c110
+# %% ../nbs/01b_sources.ipynb #c112
 def receive(
     response: requests.Response, # open
     path: Path, # where the file shall be
@@ -693,7 +707,8 @@ def receive(
     part, note, _ = beside(path)
     size, length = part.stat().st_size if continues(response, path) else 0, version(response)["length"]
     check_size(length or 0, size_limit, path, address)
-    if (length or 0) - size > shutil.disk_usage(path.parent).free: raise InputError(f"{path.parent} has no room for the {length/1e6:,.0f} MB of {masked(address)}")
+    if (length or 0) - size > shutil.disk_usage(path.parent).free:
+        raise InputError(f"{path.parent} has no room for the {length/1e6:,.0f} MB of {masked(address)}")
     if not size: write_json(note, version(response))
     with open(part, "ab" if size else "wb") as file, tqdm(desc=path.name, total=length, initial=size, unit="B", unit_scale=True, disable=not progress) as bar:
         for piece in response.iter_content(1 << 16):
@@ -702,7 +717,7 @@ def receive(
             bar.update(len(piece))
     if length not in (None, size): raise requests.ConnectionError("fewer bytes than the server said")
 
-# %% ../nbs/01b_sources.ipynb #c111
+# %% ../nbs/01b_sources.ipynb #c113
 def keep(
     path: Path, # where the file shall be
     address: str, # where it comes from
@@ -718,7 +733,7 @@ def keep(
     os.replace(note, whole)
     return path
 
-# %% ../nbs/01b_sources.ipynb #c112
+# %% ../nbs/01b_sources.ipynb #c114
 def fetch_zip(
     address: str, # URL of a zip
     path: str | Path, # where it shall be
@@ -744,7 +759,7 @@ def fetch_zip(
     here = beside(path)[0].stat().st_size if beside(path)[0].exists() else 0
     raise InputError(f"{masked(address)} cannot be fetched after {attempts} attempts ({reason}); {here:,} bytes are kept, and the next attempt goes on from there")
 
-# %% ../nbs/01b_sources.ipynb #c113
+# %% ../nbs/01b_sources.ipynb #c115
 def ask_version(
     address: str, # URL of a zip
     size_limit: int = 20_000_000_000, # bytes
@@ -759,9 +774,9 @@ def ask_version(
     if (said["length"] or 0) > size_limit: raise InputError(f"{masked(address)} is larger than the limit of {size_limit/1e6:,.0f} MB")
     return said
 
-# %% ../nbs/01b_sources.ipynb #c119
+# %% ../nbs/01b_sources.ipynb #c121
 class Source:
-    "Where listings live; the kinds below say how a table is read"
+    "Where listings live; each kind has its own `where`, `header`, `rows` and `tables_hash`"
     def __init__(self,
         name: str, # safe to show
         mapping: dict[str, dict[str, str]], # of `read_mapping`
@@ -772,44 +787,59 @@ class Source:
 
     def __repr__(self): return f"{type(self).__name__}({self.name!r})"
 
-    def batches(self,
-        table: str, # "products" or "images"
-        size: int = 5000, # rows of a batch
-    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]: # our columns, then others, all text; torn rows (REJECTED_COLUMNS)
-        "Read a table in batches; raises InputError. `counts[table]` then says how many lines were not UTF-8"
-        mapping, counts = self.mapping.get(table, {}), Counter()
-        check_header(self.where(table), self.header(table), SCHEMAS[table], mapping)
-        self.counts[table] = counts
-        for good, torn in self.rows(table, size, counts): yield arrange(good, table, mapping), torn.assign(table=table)
+# %% ../nbs/01b_sources.ipynb #c122
+@patch
+def check_columns(self: Source,
+    table: str, # "products" or "images"
+):
+    "Raises InputError when the table or one of its columns is missing"
+    check_header(self.where(table), self.header(table), SCHEMAS[table], self.mapping.get(table, {}))
 
-    def check(self):
-        "See that there are listings, the columns, and photos that open; raises InputError, writes nothing"
-        for table in SCHEMAS: check_header(self.where(table), self.header(table), SCHEMAS[table], self.mapping.get(table, {}))
-        if not any(len(good) for good, _ in self.batches("products")): raise InputError(f"{self.where('products')} has a header and no rows that fit it; there is nothing to learn from")
-        if self.photos is None: return
-        if is_web(self.photos): ask_version(self.photos)
-        else: PhotoFiles(self.photos).close()
+# %% ../nbs/01b_sources.ipynb #c123
+@patch
+def batches(self: Source,
+    table: str, # "products" or "images"
+    size: int = 5000, # rows of a batch
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]: # our columns, then others, all text; torn rows (REJECTED_COLUMNS)
+    "Read a table in batches; raises InputError. `counts[table]` then says how many lines were not UTF-8"
+    self.check_columns(table)
+    self.counts[table] = counts = Counter()
+    for good, torn in self.rows(table, size, counts): yield arrange(good, table, self.mapping.get(table, {})), torn.assign(table=table)
 
-    def photo_files(self) -> PhotoFiles | None: # to be closed; None when the source has no photos
-        "Photos of the source, fetched first when they lie elsewhere; raises InputError"
-        if self.photos is None: return None
-        if not is_web(self.photos): return PhotoFiles(self.photos)
-        place = hashlib.sha256(self.photos.partition("?")[0].encode()).hexdigest()[:12]
-        return PhotoFiles(fetch_zip(self.photos, self.cache/f"photos-{place}.zip"))
-
-    def fingerprint(self) -> str: # 64 hexadecimal digits
-        "SHA-256 over the tables, the column mapping and the photos; raises InputError"
-        photos = "" if self.photos is None else json.dumps(ask_version(self.photos)) if is_web(self.photos) else content_hash([Path(self.photos)])
-        return hashlib.sha256(json.dumps([self.tables_hash(), self.mapping, photos], sort_keys=True).encode()).hexdigest()
-
-# %% ../nbs/01b_sources.ipynb #c120
+# %% ../nbs/01b_sources.ipynb #c124
 def is_web(
-    place: str | Path, # of photos
+    place: str | Path | None, # of photos
 ) -> bool: # whether it is a web address
     "Whether photos lie behind an address"
     return "://" in str(place)
 
-# %% ../nbs/01b_sources.ipynb #c121
+# %% ../nbs/01b_sources.ipynb #c125
+@patch
+def check(self: Source):
+    "See that there are listings, the columns, and photos that open; raises InputError, writes nothing"
+    for table in SCHEMAS: self.check_columns(table)
+    if not any(len(good) for good, _ in self.batches("products")):
+        raise InputError(f"{self.where('products')} has a header and no rows that fit it; there is nothing to learn from")
+    if is_web(self.photos): ask_version(self.photos)
+    elif self.photos is not None: PhotoFiles(self.photos).close()
+
+# %% ../nbs/01b_sources.ipynb #c126
+@patch
+def photo_files(self: Source) -> PhotoFiles | None: # to be closed; None when the source has no photos
+    "Photos of the source, fetched first when they lie elsewhere; raises InputError"
+    if self.photos is None: return None
+    if not is_web(self.photos): return PhotoFiles(self.photos)
+    place = hashlib.sha256(self.photos.partition("?")[0].encode()).hexdigest()[:12]
+    return PhotoFiles(fetch_zip(self.photos, self.cache/f"photos-{place}.zip"))
+
+# %% ../nbs/01b_sources.ipynb #c127
+@patch
+def fingerprint(self: Source) -> str: # 64 hexadecimal digits
+    "SHA-256 over the tables, the column mapping and the photos; raises InputError"
+    photos = None if self.photos is None else ask_version(self.photos) if is_web(self.photos) else content_hash([Path(self.photos)])
+    return hashlib.sha256(json.dumps([self.tables_hash(), self.mapping, photos], sort_keys=True).encode()).hexdigest()
+
+# %% ../nbs/01b_sources.ipynb #c128
 def content_hash(
     paths: Iterable[Path], # files, or folders of files
 ) -> str: # 64 hexadecimal digits
@@ -821,7 +851,7 @@ def content_hash(
         total.update("\n".join([path.name, *notes]).encode() if files else sha256_file(path).encode() if path.is_file() else b"empty")
     return total.hexdigest()
 
-# %% ../nbs/01b_sources.ipynb #c123
+# %% ../nbs/01b_sources.ipynb #c130
 def find_table(
     folder: Path, # of the source
     table: str, # "products" or "images"
@@ -832,7 +862,7 @@ def find_table(
     if len(found) > 1: raise InputError(f"{folder} has {' and '.join(path.name for path in found)}; leave one of them")
     return found[0]
 
-# %% ../nbs/01b_sources.ipynb #c124
+# %% ../nbs/01b_sources.ipynb #c131
 def photo_path(
     folder: str | Path, # a source folder
 ) -> Path: # its images.zip or images/
@@ -841,29 +871,31 @@ def photo_path(
         if path.exists(): return path
     raise InputError(f"{folder} has neither images.zip nor a folder images/; put the photos into one of them, or say with --photos where they are")
 
-# %% ../nbs/01b_sources.ipynb #c125
+# %% ../nbs/01b_sources.ipynb #c132
 class FolderSource(Source):
     "A folder with Products and Images as .csv or .parquet"
     def __init__(self,
         folder: Path, # of the tables
-        *args, # of Source, without its name
+        mapping: dict[str, dict[str, str]], # of `read_mapping`
+        photos: str | Path | None, # zip, folder or https address; None: images.zip or images/ of the folder
+        cache: Path, # folder for a fetched zip
     ):
-        super().__init__(folder.resolve().name, *args)
         self.paths = {table: find_table(folder, table) for table in SCHEMAS}
+        super().__init__(folder.resolve().name, mapping, photos or photo_path(folder), cache)
 
     def where(self, table): return self.paths[table]
     def header(self, table): return file_header(self.paths[table])
     def rows(self, table, size, counts): return file_batches(self.paths[table], size, counts)
     def tables_hash(self): return content_hash(self.paths.values())
 
-# %% ../nbs/01b_sources.ipynb #c128
+# %% ../nbs/01b_sources.ipynb #c135
 def row_hash(
     rows: Iterable[tuple[str, ...]], # of a table, in any order
 ) -> int: # the same for the same rows in another order
     "Sum of the SHA-256 of the rows"
     return sum(int.from_bytes(hashlib.sha256(json.dumps(list(row)).encode()).digest(), "big") for row in rows) % 2**256
 
-# %% ../nbs/01b_sources.ipynb #c130
+# %% ../nbs/01b_sources.ipynb #c137
 class DatabaseSource(Source):
     "Tables `products` and `images` of a database"
     def __init__(self,
@@ -871,38 +903,62 @@ class DatabaseSource(Source):
         *args, # of Source, without its name
     ):
         super().__init__(masked(url), *args)
-        if url.drivername == "sqlite" and not Path(url.database or "").is_file(): raise InputError(f"{url.database or 'sqlite://'} is not a file; write sqlite:///FILE")
+        if url.drivername == "sqlite" and not Path(url.database or "").is_file():
+            raise InputError(f"{url.database or 'sqlite://'} is not a file; write sqlite:///FILE")
         options = {} if url.drivername == "sqlite" else dict(connect_timeout=10)
         self.url, self.engine = url, create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=options)
 
     def where(self, table): return f"table {table} of {self.name}"
 
-    @contextmanager
-    def connect(self):
-        "A connection that cannot write; raises InputError"
-        with database_errors(self.url), self.engine.connect() as connection: yield connection.execution_options(postgresql_readonly=True)
+# %% ../nbs/01b_sources.ipynb #c138
+@patch
+@contextmanager
+def connect(self: DatabaseSource) -> Iterator[Connection]: # that cannot write
+    "Connect to the database; raises InputError, also for what goes wrong while connected"
+    with database_errors(self.url), self.engine.connect() as connection: yield connection.execution_options(postgresql_readonly=True)
 
-    def header(self, table):
-        with self.connect() as connection:
-            found = inspect(connection)
-            if not found.has_table(table):
-                raise InputError(f"{self.name} has no table {table}; it has: {', '.join(sorted([*found.get_table_names(), *found.get_view_names()])) or 'none'}")
-            return list(connection.execute(select(sql_text("*")).select_from(sql_table(table)).limit(0)).keys())
+# %% ../nbs/01b_sources.ipynb #c139
+@patch
+def header(self: DatabaseSource,
+    table: str, # "products" or "images"
+) -> list[str]: # all column names
+    "Names of a table's columns; raises InputError"
+    with self.connect() as connection:
+        found = inspect(connection)
+        if not found.has_table(table):
+            raise InputError(f"{self.name} has no table {table}; it has: {', '.join(sorted([*found.get_table_names(), *found.get_view_names()])) or 'none'}")
+        return list(connection.execute(select(sql_text("*")).select_from(sql_table(table)).limit(0)).keys())
 
-    def cells(self, table, size):
-        "Rows of a table as tuples of text, in lists of `size`"
-        cells = [func.coalesce(cast(column(name), Text), "") for name in self.header(table)]
-        with self.connect() as connection:
-            result = connection.execution_options(stream_results=True, yield_per=size).execute(select(*cells).select_from(sql_table(table)))
-            yield from (list(map(tuple, rows)) for rows in result.partitions(size))
+# %% ../nbs/01b_sources.ipynb #c140
+@patch
+def cells(self: DatabaseSource,
+    table: str, # "products" or "images"
+    size: int, # rows of a batch
+) -> Iterator[list[tuple[str, ...]]]: # rows
+    "Rows of a table as text, as the database writes it; raises InputError"
+    cells = [func.coalesce(cast(column(name), Text), "") for name in self.header(table)]
+    with self.connect() as connection:
+        result = connection.execution_options(stream_results=True, yield_per=size).execute(select(*cells).select_from(sql_table(table)))
+        yield from (list(map(tuple, rows)) for rows in result.partitions(size))
 
-    def rows(self, table, size, counts):
-        header = name_columns(self.where(table), self.header(table))
-        for rows in self.cells(table, size): yield pd.DataFrame(rows, columns=header, dtype=str), set_aside(table, header, [])
+# %% ../nbs/01b_sources.ipynb #c141
+@patch
+def rows(self: DatabaseSource,
+    table: str, # "products" or "images"
+    size: int, # rows of a batch
+    counts: Counter, # stays as it is
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]: # rows under the table's names, all text; no torn rows
+    "Read a table in batches; raises InputError"
+    header = name_columns(self.where(table), self.header(table))
+    for rows in self.cells(table, size): yield pd.DataFrame(rows, columns=header, dtype=str), set_aside(table, header, [])
 
-    def tables_hash(self): return [[self.header(table), row_hash(row for rows in self.cells(table, 5000) for row in rows)] for table in SCHEMAS]
+# %% ../nbs/01b_sources.ipynb #c142
+@patch
+def tables_hash(self: DatabaseSource) -> list: # what tells the content, whatever the order of the rows
+    "Columns of both tables and a sum over their rows; raises InputError"
+    return [[self.header(table), row_hash(row for rows in self.cells(table, 5000) for row in rows)] for table in SCHEMAS]
 
-# %% ../nbs/01b_sources.ipynb #c132
+# %% ../nbs/01b_sources.ipynb #c144
 def photo_place(
     photos: str, # zip, folder, https address or "environment"; may be empty
 ) -> str | None: # zip, folder or https address
@@ -915,7 +971,7 @@ def photo_place(
         check_address(photos)
     return photos or None
 
-# %% ../nbs/01b_sources.ipynb #c133
+# %% ../nbs/01b_sources.ipynb #c145
 def open_source(
     source: str | Path, # folder, "postgresql://USER@HOST/DATABASE", "sqlite:///FILE", or "environment"
     columns: str = "", # column mapping: YAML, or the path of a file of it
@@ -927,14 +983,14 @@ def open_source(
     cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"fb_marketplace")
     if "://" in text: refuse_password(text)
     if "://" in text or text == "environment":
-        return DatabaseSource(environment_url() if text == "environment" else database_url(text), read_mapping(columns), place or os.environ.get(PHOTO_VARIABLE) or None, cache)
+        return DatabaseSource(environment_url() if text == "environment" else database_url(text), read_mapping(str(columns)), place or os.environ.get(PHOTO_VARIABLE) or None, cache)
     folder = Path(text)
     if not text or not folder.is_dir():
         raise InputError(f"{masked(text) or 'an empty text'} is not a folder; --source takes a folder with Products.csv and Images.csv, a postgresql:// address, or the word environment")
-    mapping = columns or (str(folder/"columns.yaml") if (folder/"columns.yaml").is_file() else "")
-    return FolderSource(folder, read_mapping(mapping), place or photo_path(folder), cache)
+    mapping = str(columns) or (str(folder/"columns.yaml") if (folder/"columns.yaml").is_file() else "")
+    return FolderSource(folder, read_mapping(mapping), place, cache)
 
-# %% ../nbs/01b_sources.ipynb #c135
+# %% ../nbs/01b_sources.ipynb #c147
 def check_source(
     source: str | Path | None, # of `open_source`; empty or None for the demo catalogue
     columns: str = "", # of `open_source`

@@ -23,11 +23,11 @@ from sqlalchemy import JSON, URL, Connection, Engine, bindparam, case, create_en
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .cleaning import CleaningRules, clean_batch, mask_json, read_date, safe_json, safe_value, tidy
 from .core import InputError
-from .photos import PHOTO_COLUMNS, check_shape, clean_photos, photo_bytes, thumbnail
+from .photos import PHOTO_COLUMNS, clean_photos, thumbnail
 from .sources import REJECTED_COLUMNS, PhotoError, PhotoFiles, Source, database_url, environment_url, masked, refuse_password
 
 # %% ../nbs/01f_store.ipynb #c006
@@ -374,7 +374,7 @@ def same_file(
     file_hash: str, # SHA-256
 ) -> bool: # no when it cannot be read
     "Whether a photo's file has that hash"
-    try: return hashlib.sha256(photo_bytes(files, photo_id)).hexdigest() == file_hash
+    try: return hashlib.sha256(files.read(photo_id)).hexdigest() == file_hash
     except PhotoError: return False
 
 # %% ../nbs/01f_store.ipynb #c052

@@ -46,9 +46,9 @@ def test_features_in_pieces_survive_a_crash(known, tmp_path):
             if name == "7" and len(self.asked) < 12: raise KeyboardInterrupt
             return image.Image.new("RGB", (40, 30), (int(name)*20, 0, 0))
     ids, store = [str(number) for number in range(10)], Store()
-    with pytest.raises(KeyboardInterrupt): image.encode(model, store, ids, tmp_path/"pieces", piece=3)
+    with pytest.raises(KeyboardInterrupt): image.encode(model, store, ids, pieces=tmp_path/"pieces", piece=3)
     done = sorted(path.name for path in (tmp_path/"pieces").iterdir())
     store.asked = ["x"]*20
-    resumed = image.encode(model, store, ids, tmp_path/"pieces", piece=3)
+    resumed = image.encode(model, store, ids, pieces=tmp_path/"pieces", piece=3)
     assert len(done) == 2 and not {"0", "1", "2", "3", "4", "5"} & set(store.asked)
     np.testing.assert_array_equal(resumed, image.encode(model, store, ids))

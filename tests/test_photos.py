@@ -113,7 +113,8 @@ def bombs():
     gif[6:10] = struct.pack("<HH", 40, 48)
     yield "bomb GIF frame", bytes(gif), {TOO_LARGE}
     yield "bomb WEBP", encoded(grey, "WEBP", lossless=True, quality=0, method=0), {TOO_LARGE}
-    yield "bomb header", png_chunk(encoded(scene()), b"gAMA", bytes(4))[:16] + struct.pack(">II", 60_000, 60_000) + encoded(scene())[24:], {TOO_LARGE, DAMAGED}
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    yield "bomb PNG header", encoded(scene())[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + encoded(scene())[33:], {TOO_LARGE}
     yield "bomb TIFF tile", tiff(40, 48, 40_000, zlib.compress(bytes(2**24))), {TOO_LARGE}
     for kind in (b"zTXt", b"iCCP"):
         yield f"bomb PNG {kind.decode()}", png_chunk(encoded(scene()), kind, b"key\0\0" + zlib.compress(bytes(2**28))), {DAMAGED}

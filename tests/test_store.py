@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -139,7 +140,7 @@ HOSTILE = st.one_of(
 def test_no_row_is_ever_lost(kind, request, tmp_path):
     engine = open_store(tmp_path/"fuzz.db" if kind == "sqlite" else new_database(request.getfixturevalue("postgres")))
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(st.lists(st.tuples(*[HOSTILE]*len(COLUMNS)), min_size=1, max_size=8), st.lists(st.tuples(HOSTILE, HOSTILE), max_size=4), st.integers(0, 30))
     def feeds(products, images, long):
         clean = lambda rows: [tuple(cell.encode("utf-8", "replace").decode() for cell in row) for row in rows]
@@ -164,7 +165,7 @@ def test_killed_ingests_end_as_if_undisturbed(database, tmp_path):
     begin = time.monotonic()
     ingest(open_source(tmp_path), calm)
     length = time.monotonic() - begin
-    command = [sys.executable, "-m", "fb_marketplace.cli", "ingest", "--source", tmp_path, "--database", database, "--quiet"]
+    command = [Path(sys.executable).parent/"fb-marketplace", "ingest", "--source", tmp_path, "--database", database, "--quiet"]
     for seed in range(4):
         run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(random.Random(seed).uniform(1, 2.5 + length))
