@@ -246,9 +246,9 @@ def text_pipelines() -> dict[str, tuple[Pipeline, dict]]: # name to pipeline and
     words = [("words", make_vectorizer("words", min_df=2))]
     both = words + [("characters", make_vectorizer("characters", min_df=2))]
     make = lambda parts, classifier: Pipeline([("features", FeatureUnion(parts)), ("classify", classifier)])
-    return {"TF-IDF words, naive Bayes": (make(words, MultinomialNB()), dict(classify__alpha=[.02, .1, .5])),
-            "TF-IDF words, SVM": (make(words, LinearSVC(random_state=0)), dict(classify__C=[.25, .5, 1.])),
-            "TF-IDF words, logistic regression": (make(words, LogisticRegression(max_iter=100, tol=1e-3)), dict(classify__C=[10., 40.])),
+    return {"TF-IDF words, naive Bayes": (make(words, MultinomialNB()), dict(classify__alpha=[.05, .2])),
+            "TF-IDF words, SVM": (make(words, LinearSVC(random_state=0)), dict(classify__C=[.5, 1.])),
+            "TF-IDF words, logistic regression": (make(words, LogisticRegression(max_iter=100, tol=1e-3)), dict(classify__C=[5., 20.])),
             "TF-IDF words + characters, SVM": (make(both, LinearSVC(random_state=0)), dict(classify__C=[.25, .5]))}
 
 # %% ../nbs/03_baselines.ipynb #c042
