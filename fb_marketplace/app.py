@@ -18,10 +18,12 @@ from PIL import Image
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
+from .cleaning import clean_description, clean_title
 from .core import InputError, Run, check_run, read_json
-from .data import clean_description, clean_title, shrink
+from .data import Thumbnails
 from .fusion import Prediction, Predictor
 from .index import ListingIndex
+from .photos import shrink
 
 # %% ../nbs/10_app.ipynb #c007
 class Marketplace:
@@ -31,7 +33,8 @@ class Marketplace:
     ):
         check_run(out)
         run = Run(out, "10_app")
-        self.predictor, self.index, self.photos = Predictor(run), ListingIndex.load(run), run.photo_store()
+        self.predictor, self.index = Predictor(run), ListingIndex.load(run)
+        self.photos: Thumbnails = run.thumbnails()
 
 # %% ../nbs/10_app.ipynb #c008
 @patch

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CATEGORY_COLOURS', 'NATIONAL_GRID', 'LONGITUDE_LATITUDE', 'MAINLAND', 'LISTING_COLUMNS', 'PHOTO_COLUMNS', 'LIMITS',
            'DEMO_LIMITS', 'DEMO_RIGHTS', 'UNSTATED_RIGHTS', 'category_colours', 'finding', 'label', 'bars',
-           'category_figure', 'sub_category_figure', 'map_projection', 'towns_of', 'draw_outline', 'far_apart',
-           'place_figure', 'price_figure', 'word_count_figure', 'content_words', 'word_shares', 'telling',
+           'category_figure', 'sub_category_figure', 'map_projection', 'place_name', 'towns_of', 'draw_outline',
+           'far_apart', 'place_figure', 'price_figure', 'word_count_figure', 'content_words', 'word_shares', 'telling',
            'word_cloud_figure', 'word_vectors', 'spread_out', 'word_map_figure', 'photos_per_listing_figure',
            'draw_ratios', 'photo_figure', 'is_missing', 'known_columns', 'missing_figure', 'copy_groups',
            'duplicate_figure', 'text_classifier', 'leaky_texts', 'leak_hits', 'leak_table', 'leak_figure',
@@ -25,7 +25,6 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from pyproj import CRS
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -97,9 +96,10 @@ def category_figure(
 ) -> plt.Figure: # a bar for each root category
     "How many listings each category has"
     counts = listings.root_category.value_counts()
-    half = int((counts.cumsum() < counts.sum()/2).sum()) + 1
+    named = counts.drop("Unknown", errors="ignore")
+    half = int((named.cumsum() < counts.sum()/2).sum()) + 1
     return finding(bars(counts, [colours.get(name, PALETTE["floor"]) for name in counts.index], "listings"),
-        f"{counts.index[0]} is the largest of {len(counts)} categories, {counts.iloc[0]/counts.iloc[-1]:.1f} times the smallest; the first {half} hold half of the listings")
+        f"{named.index[0]} is the largest of {len(named)} categories, {named.iloc[0]/named.iloc[-1]:.1f} times the smallest; the first {half} hold half of the listings")
 
 # %% ../nbs/02_eda.ipynb #c020
 def sub_category_figure(
@@ -111,7 +111,7 @@ def sub_category_figure(
     counts = listings.value_counts(["root_category", "sub_category"])
     first = counts.head(count)
     return finding(bars(first.set_axis([" / ".join(pair) for pair in first.index]), [colours.get(root, PALETTE["floor"]) for root, _ in first.index], "listings"),
-        f"The {len(first)} largest of {len(counts)} sub-categories hold {first.sum()/counts.sum():.0%} of the listings; {(counts < 10).sum()} have fewer than ten")
+        f"The {len(first)} largest of {len(counts)} sub-categories hold {first.sum()/counts.sum():.0%} of the listings; those with fewer than ten listings: {(counts < 10).sum()}")
 
 # %% ../nbs/02_eda.ipynb #c024
 NATIONAL_GRID, LONGITUDE_LATITUDE = "EPSG:27700", "EPSG:4326"
@@ -125,20 +125,29 @@ def map_projection(
     latitude: pd.Series, # degrees
 ) -> str: # code of a coordinate reference system
     "The British national grid when every point lies in its area of use, else longitude and latitude"
-    area = CRS(NATIONAL_GRID).area_of_use
+    area = gpd.GeoSeries(crs=NATIONAL_GRID).crs.area_of_use
     inside = longitude.between(area.west, area.east) & latitude.between(area.south, area.north)
     return NATIONAL_GRID if inside.all() else LONGITUDE_LATITUDE
 
-# %% ../nbs/02_eda.ipynb #c028
+# %% ../nbs/02_eda.ipynb #c029
+def place_name(
+    listings: pd.DataFrame, # with town and county, all at the same coordinates
+) -> str: # to write on a map
+    "The town that most of the listings name, or the place that its districts belong to"
+    town, county = listings.town.mode().iat[0], listings.county.mode().iat[0]
+    return town if (listings.town == town).mean() > .5 or not county else county
+
+# %% ../nbs/02_eda.ipynb #c031
 def towns_of(
-    listings: pd.DataFrame, # with town, lat and lon; the last two are nan where unknown
+    listings: pd.DataFrame, # with town, county, lat and lon; the last two are nan where unknown
 ) -> gpd.GeoDataFrame: # a row a town, with its listings; most first
     "Count the listings of each pair of coordinates"
-    towns = listings.dropna(subset=["lat", "lon"]).groupby(["lon", "lat"]).agg(town=("town", lambda names: names.mode().iat[0]), listings=("lat", "size")).reset_index()
+    at = listings.dropna(subset=["lat", "lon"]).groupby(["lon", "lat"])
+    towns = pd.DataFrame(dict(town=[place_name(rows) for _, rows in at], listings=at.size())).reset_index()
     points = gpd.GeoDataFrame(towns, geometry=gpd.points_from_xy(towns.lon, towns.lat), crs=LONGITUDE_LATITUDE)
     return points.to_crs(map_projection(towns.lon, towns.lat)).sort_values("listings", ascending=False, kind="stable")
 
-# %% ../nbs/02_eda.ipynb #c029
+# %% ../nbs/02_eda.ipynb #c032
 def draw_outline(
     axis: plt.Axes, # to draw on
     towns: gpd.GeoDataFrame, # of `towns_of`, at least one
@@ -151,11 +160,11 @@ def draw_outline(
     if path.is_file(): gpd.read_file(path, bbox=tuple(towns.to_crs(LONGITUDE_LATITUDE).total_bounds)).to_crs(towns.crs).plot(ax=axis, color="#F2F2F2", edgecolor="#BBBBBB", lw=.8, zorder=0)
     axis.set(xlim=(west - margin, east + margin), ylim=(south - margin, north + margin), aspect="equal" if towns.crs == NATIONAL_GRID else 1/np.cos(np.radians((south + north)/2)))
 
-# %% ../nbs/02_eda.ipynb #c030
+# %% ../nbs/02_eda.ipynb #c033
 def far_apart(
     towns: gpd.GeoDataFrame, # of `towns_of`
     count: int, # at most so many
-    gap: float = .07, # of the map's height, between any two
+    gap: float = .05, # of the map's height, between any two
 ) -> list: # rows as named tuples, largest first
     "The largest towns whose names do not get into each other's way"
     west, south, east, north = towns.total_bounds
@@ -164,9 +173,9 @@ def far_apart(
         if len(chosen) < count and all(abs(town.geometry.y - other.geometry.y) > gap*(north - south) or abs(town.geometry.x - other.geometry.x) > 4*gap*(east - west) for other in chosen): chosen.append(town)
     return chosen
 
-# %% ../nbs/02_eda.ipynb #c031
+# %% ../nbs/02_eda.ipynb #c034
 def place_figure(
-    listings: pd.DataFrame, # with town, lat and lon
+    listings: pd.DataFrame, # with town, county, lat and lon
     named: int = 8, # towns that get their name
 ) -> plt.Figure: # a map
     "Where the listings are"
@@ -183,7 +192,7 @@ def place_figure(
     half = int((towns.listings.cumsum() < towns.listings.sum()/2).sum()) + 1
     return finding(figure, f"{towns.town.iat[0]} has the most listings; {half} of {len(towns):,} places hold half of them; {known:.1%} of the listings have coordinates")
 
-# %% ../nbs/02_eda.ipynb #c035
+# %% ../nbs/02_eda.ipynb #c038
 def price_figure(
     listings: pd.DataFrame, # with root_category, price and currency
     colours: dict[str, str], # of the categories
@@ -207,7 +216,7 @@ def price_figure(
     return finding(figure, f"Half of the prices are {symbol}{asked.price.median():,.0f} or less; {order[-1]} asks most (median {symbol}{prices[order[-1]].median():,.0f}), "
                            f"{order[0]} least ({symbol}{prices[order[0]].median():,.0f}); {(asked.price % 5 == 0).mean():.0%} are multiples of 5; {over:,} listings were over the limit")
 
-# %% ../nbs/02_eda.ipynb #c038
+# %% ../nbs/02_eda.ipynb #c041
 def word_count_figure(
     listings: pd.DataFrame, # with the word counts of titles and descriptions
 ) -> plt.Figure: # two histograms
@@ -222,14 +231,14 @@ def word_count_figure(
     short = (counts["description"] < 10).mean()
     return finding(figure, f"Half of the descriptions have {counts['description'].median():.0f} words or fewer, the longest {counts['description'].max():,}; {short:.0%} have fewer than ten")
 
-# %% ../nbs/02_eda.ipynb #c041
+# %% ../nbs/02_eda.ipynb #c044
 def content_words(
     tokens: list[str], # of one listing
 ) -> set[str]: # each once
     "Words that may carry meaning: three letters or more, and no English stop word"
     return {token for token in tokens if len(token) > 2 and not token.isdigit() and token not in ENGLISH_STOP_WORDS}
 
-# %% ../nbs/02_eda.ipynb #c043
+# %% ../nbs/02_eda.ipynb #c046
 def word_shares(
     tokens: pd.Series, # list of tokens of each listing
     categories: pd.Series, # root category of each listing, with the same index
@@ -241,7 +250,7 @@ def word_shares(
     rows = {name: np.asarray(holds[np.flatnonzero(categories == name)].mean(0))[0] for name in sorted(categories.unique())}
     return pd.DataFrame(rows, index=counter.get_feature_names_out())
 
-# %% ../nbs/02_eda.ipynb #c044
+# %% ../nbs/02_eda.ipynb #c047
 def telling(
     shares: pd.DataFrame, # of `word_shares`
     sizes: pd.Series, # category to its number of listings
@@ -251,7 +260,7 @@ def telling(
     elsewhere = (-shares*sizes).add((shares*sizes).sum(axis=1), axis=0)/(sizes.sum() - sizes).clip(lower=1)
     return shares - elsewhere
 
-# %% ../nbs/02_eda.ipynb #c046
+# %% ../nbs/02_eda.ipynb #c049
 def word_cloud_figure(
     shares: pd.DataFrame, # of `word_shares`
     sizes: pd.Series, # category to its number of listings
@@ -273,7 +282,7 @@ def word_cloud_figure(
     others = (shares.loc[word, category] - difference.loc[word, category])
     return finding(figure, f"The most telling word is \"{word}\": in {shares.loc[word, category]:.0%} of {category} and in {others:.1%} of the other listings")
 
-# %% ../nbs/02_eda.ipynb #c049
+# %% ../nbs/02_eda.ipynb #c052
 def word_vectors(
     tokens: pd.Series, # list of tokens of each listing
     count: int = 300, # words, the commonest
@@ -286,7 +295,7 @@ def word_vectors(
     rows = TruncatedSVD(min(size, *(side - 1 for side in terms.shape)), random_state=seed).fit_transform(terms)
     return pd.DataFrame(rows/np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12), index=vectorizer.get_feature_names_out())
 
-# %% ../nbs/02_eda.ipynb #c050
+# %% ../nbs/02_eda.ipynb #c053
 def spread_out(
     places: np.ndarray, # (n, 2)
     width: float, # of a label
@@ -303,7 +312,7 @@ def spread_out(
         places[:, 1] += (.5*near*side*(height*1.02 - abs(gap[..., 1]))).sum(axis=1).clip(-height, height)
     return places
 
-# %% ../nbs/02_eda.ipynb #c052
+# %% ../nbs/02_eda.ipynb #c055
 def word_map_figure(
     vectors: pd.DataFrame, # a row a word, of length one
     kinds: pd.Series, # word to category
@@ -324,7 +333,7 @@ def word_map_figure(
                 fontsize=7, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(.5, 0))
     return finding(figure, f"{alike:.0%} of the {len(vectors)} commonest words are used most like a word of their own category")
 
-# %% ../nbs/02_eda.ipynb #c055
+# %% ../nbs/02_eda.ipynb #c058
 def photos_per_listing_figure(
     listings: pd.DataFrame, # with image_num
 ) -> plt.Figure: # a bar for each number of photos
@@ -333,7 +342,7 @@ def photos_per_listing_figure(
     return finding(bars(counts.rename(index=str), PALETTE["photo"], "listings, by their number of photos"),
         f"{(listings.image_num > 0).mean():.1%} of the listings have a photo that can be used; {listings.image_num.mode().iat[0]} is the commonest number, {counts.index[-1]} the largest")
 
-# %% ../nbs/02_eda.ipynb #c057
+# %% ../nbs/02_eda.ipynb #c060
 def draw_ratios(
     axis: plt.Axes, # to draw on
     ratios: pd.Series, # width : height
@@ -342,12 +351,12 @@ def draw_ratios(
     "Histogram of width : height, with its limits"
     axis.hist(ratios, bins=np.geomspace(ratios.min()*.99, ratios.max()*1.01, 50), color=PALETTE["photo"])
     axis.set_xscale("log")
-    axis.set_xticks([tick for tick in (.1, .25, .5, .75, 1, 1.33, 2, 4, 10) if limits[0] <= tick <= limits[1]] or [1], minor=False)
+    axis.set_xticks((.1, .25, .5, 1, 2, 4, 10) if limits[1] > 4*limits[0] else (.5, .67, .75, 1, 1.33, 1.5))
     axis.xaxis.set_major_formatter("{x:g}"); axis.minorticks_off()
     for limit in limits: axis.axvline(limit, color=PALETTE["warn"], ls="--", lw=1)
     label(axis, f"width : height (limits {limits[0]:g} and {limits[1]:g})", "photos")
 
-# %% ../nbs/02_eda.ipynb #c058
+# %% ../nbs/02_eda.ipynb #c061
 def photo_figure(
     photos: pd.DataFrame, # with image_width, image_height, image_ratio and image_mode
     limits: tuple[float, float], # width : height beyond which photos are set aside
@@ -369,7 +378,7 @@ def photo_figure(
     width, height = photos.value_counts(["image_width", "image_height"]).index[0]
     return finding(figure, f"{upright:.0%} of the photos are upright and {square:.0%} square; {width} x {height} is the commonest size; {counts.iloc[0]/counts.sum():.1%} come as {counts.index[0]}")
 
-# %% ../nbs/02_eda.ipynb #c062
+# %% ../nbs/02_eda.ipynb #c065
 def is_missing(
     frame: pd.DataFrame, # any columns
 ) -> pd.DataFrame: # the same columns, true where nothing is said
@@ -377,7 +386,7 @@ def is_missing(
     empty = lambda value: value in ("", "Unknown") if isinstance(value, str) else len(value) == 0 if hasattr(value, "__len__") else False
     return frame.isna() | frame.astype(object).map(empty)
 
-# %% ../nbs/02_eda.ipynb #c065
+# %% ../nbs/02_eda.ipynb #c068
 LISTING_COLUMNS = dict(
     id="key", product_name="title, without what the site adds", product_description="description, without the seller sentence", product_name_description="both, parted by a line feed",
     category="path as it came", root_category="part of the path that is learned", sub_category="last part of the path",
@@ -387,13 +396,13 @@ LISTING_COLUMNS = dict(
     product_name_word_count="their number", product_description_word_count="their number", product_name_description_word_count="their number",
     image_path="first photo", image_num="photos that can be used", group="listings with the same number are near copies", split="part of the data")
 
-# %% ../nbs/02_eda.ipynb #c066
+# %% ../nbs/02_eda.ipynb #c069
 PHOTO_COLUMNS = dict(
     id="key", product_id="its listing", position="0 is the first of its listing", bucket_link="where it came from", image_ref="name at its origin", create_time="when it was posted",
     adjust_image_file="the checked copy", image_width="pixels, as it came", image_height="pixels, as it came", image_ratio="width : height", image_mode="of the file, as it came",
     phash="perceptual hash, 64 bits", sharpness="variance of the Laplacian", file_hash="SHA-256 of the file")
 
-# %% ../nbs/02_eda.ipynb #c067
+# %% ../nbs/02_eda.ipynb #c070
 def known_columns(
     frame: pd.DataFrame, # listings or photos
     columns: dict[str, str], # LISTING_COLUMNS or PHOTO_COLUMNS
@@ -401,7 +410,7 @@ def known_columns(
     "The documented columns of a table"
     return frame[[name for name in columns if name in frame]]
 
-# %% ../nbs/02_eda.ipynb #c068
+# %% ../nbs/02_eda.ipynb #c071
 def missing_figure(
     listings: pd.DataFrame, # with root_category
     photos: pd.DataFrame, # with product_id
@@ -426,7 +435,7 @@ def missing_figure(
     most = f"; of the others {partly.index[0]} has most ({partly.iloc[0]:.1%})" if len(partly) else ""
     return finding(figure, f"{len(some)} of {len(table)} columns have gaps, {len(some) - len(partly)} of them nothing else{most}")
 
-# %% ../nbs/02_eda.ipynb #c072
+# %% ../nbs/02_eda.ipynb #c075
 def copy_groups(
     listings: pd.DataFrame, # with group and root_category
 ) -> pd.DataFrame: # a row a group of two listings or more: listings, categories
@@ -434,7 +443,7 @@ def copy_groups(
     groups = listings.groupby("group").agg(listings=("id", "size"), categories=("root_category", "nunique"))
     return groups[groups.listings > 1]
 
-# %% ../nbs/02_eda.ipynb #c073
+# %% ../nbs/02_eda.ipynb #c076
 def duplicate_figure(
     listings: pd.DataFrame, # with group and root_category
 ) -> plt.Figure: # groups by their size
@@ -452,12 +461,12 @@ def duplicate_figure(
     return finding(figure, f"{groups.listings.sum():,} listings ({groups.listings.sum()/len(listings):.0%}) stand in {len(groups):,} groups of near copies, the largest of {groups.listings.max()}; "
                            f"{(groups.categories > 1).sum()} groups cross categories")
 
-# %% ../nbs/02_eda.ipynb #c077
+# %% ../nbs/02_eda.ipynb #c080
 def text_classifier() -> Pipeline: # not fitted
     "TF-IDF of words and pairs of words, and a linear support vector machine"
     return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode"), LinearSVC(C=.5, random_state=0))
 
-# %% ../nbs/02_eda.ipynb #c078
+# %% ../nbs/02_eda.ipynb #c081
 def leaky_texts(
     listings: pd.DataFrame, # with id and product_name_description
     leaks: pd.DataFrame, # id, title_suffix and seller_sentence, "" where nothing was removed
@@ -468,7 +477,7 @@ def leaky_texts(
     suffix, sentence = clean + " " + pieces.title_suffix, clean + " " + pieces.seller_sentence
     return pd.DataFrame({"as cleaned": clean, "with title suffix": suffix, "with seller sentence": sentence, "with both": suffix + " " + pieces.seller_sentence})
 
-# %% ../nbs/02_eda.ipynb #c079
+# %% ../nbs/02_eda.ipynb #c082
 def leak_hits(
     listings: pd.DataFrame, # with split and root_category
     texts: pd.DataFrame, # of `leaky_texts`
@@ -478,7 +487,7 @@ def leak_hits(
     said = {name: text_classifier().fit(texts.loc[learn, name], listings.root_category[learn]).predict(texts.loc[ask, name]) for name in texts}
     return pd.DataFrame(said, index=listings.index[ask]).eq(listings.root_category[ask], axis=0)
 
-# %% ../nbs/02_eda.ipynb #c080
+# %% ../nbs/02_eda.ipynb #c083
 def leak_table(
     hits: pd.DataFrame, # of `leak_hits`
     told: pd.Series, # whether a listing had the seller sentence
@@ -496,7 +505,7 @@ def leak_table(
     return pd.DataFrame([dict(listings=name, text=text, n=int(sets[name].sum()), accuracy=value, low=intervals[name, text][0], high=intervals[name, text][1])
                          for (name, text), value in values.items()])
 
-# %% ../nbs/02_eda.ipynb #c082
+# %% ../nbs/02_eda.ipynb #c085
 def leak_figure(
     table: pd.DataFrame, # of `leak_table`
     told: float, # share of listings that had the seller sentence
@@ -516,7 +525,7 @@ def leak_figure(
     where = f", and {points(gains.loc['told'])} on those that have it" if "told" in gains.index else ""
     return finding(figure, f"The seller sentence, in {told:.1%} of the listings, would have been worth {points(gains.loc['all'])} of accuracy{where}")
 
-# %% ../nbs/02_eda.ipynb #c086
+# %% ../nbs/02_eda.ipynb #c089
 def category_probabilities(
     texts: pd.Series, # (n,) of the listings
     codes: np.ndarray, # (n,) category codes, from 0 on
@@ -533,7 +542,7 @@ def category_probabilities(
         said[np.ix_(judge, model.classes_)] = model.predict_proba(texts.iloc[judge])
     return said/said.sum(axis=1, keepdims=True)
 
-# %% ../nbs/02_eda.ipynb #c087
+# %% ../nbs/02_eda.ipynb #c090
 def noise_rate(
     codes: np.ndarray, # (n,) category codes
     probabilities: np.ndarray, # (n, categories), out of fold
@@ -548,7 +557,7 @@ def noise_rate(
     drawn = [share(np.repeat(everyone, weights)) for weights in bootstrap_weights(groups, draws, seed)]
     return share(everyone), *map(float, np.quantile(drawn, [.025, .975]))
 
-# %% ../nbs/02_eda.ipynb #c088
+# %% ../nbs/02_eda.ipynb #c091
 def suspicious_labels(
     listings: pd.DataFrame, # (n,) with id, root_category, group
     categories: list[str], # in the order of the codes
@@ -563,7 +572,7 @@ def suspicious_labels(
     return pd.DataFrame(dict(id=listings["id"].to_numpy()[found], given=names[codes[found]], suggested=names[best[found]], p_given=probabilities[found, codes[found]],
                              p_suggested=probabilities[found, best[found]], copy_elsewhere=crosses.to_numpy()[found]))
 
-# %% ../nbs/02_eda.ipynb #c091
+# %% ../nbs/02_eda.ipynb #c094
 def label_figure(
     suspects: pd.DataFrame, # of `suspicious_labels`
     rate: tuple[float, float, float], # of `noise_rate`
@@ -582,7 +591,7 @@ def label_figure(
     (given, suggested), count = suspects.value_counts(["given", "suggested"]).index[0], suspects.value_counts(["given", "suggested"]).iloc[0]
     return finding(figure, f"{share}; the commonest doubt is {given} that reads like {suggested} ({count} listings)")
 
-# %% ../nbs/02_eda.ipynb #c097
+# %% ../nbs/02_eda.ipynb #c100
 def markdown_table(
     frame: pd.DataFrame, # its index becomes the first column
 ) -> str: # Markdown
@@ -591,7 +600,7 @@ def markdown_table(
     rows = [[frame.index.name or "", *frame.columns], ["---"]*(1 + len(frame.columns)), *([name, *values] for name, values in zip(frame.index, frame.astype(object).itertuples(index=False)))]
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
 
-# %% ../nbs/02_eda.ipynb #c099
+# %% ../nbs/02_eda.ipynb #c102
 def rule_table(
     listings: pd.DataFrame, # stored
     photos: pd.DataFrame, # stored
@@ -604,7 +613,7 @@ def rule_table(
         rows += [(table, "rows read", kept + int(counts.sum())), *((table, f"set aside: {rule}", int(count)) for rule, count in counts.items()), (table, "rows kept", kept)]
     return pd.DataFrame(rows, columns=["table", "", "rows"]).set_index("table")
 
-# %% ../nbs/02_eda.ipynb #c101
+# %% ../nbs/02_eda.ipynb #c104
 def column_table(
     frame: pd.DataFrame, # listings or photos
     columns: dict[str, str], # LISTING_COLUMNS or PHOTO_COLUMNS
@@ -614,7 +623,7 @@ def column_table(
     kinds = {name: "list of text" if name.endswith("tokens") else {"f": "number", "i": "whole number", "b": "yes or no"}.get(column.dtype.kind, "text") for name, column in known.items()}
     return pd.DataFrame({"holds": {name: columns[name] for name in known}, "type": kinds, "missing": is_missing(known).mean().map("{:.1%}".format)}).rename_axis("column")
 
-# %% ../nbs/02_eda.ipynb #c102
+# %% ../nbs/02_eda.ipynb #c105
 def split_table(
     listings: pd.DataFrame, # with root_category, split, price and image_num
 ) -> pd.DataFrame: # a row a category
@@ -623,18 +632,18 @@ def split_table(
     prices = listings.groupby("root_category").price.quantile([.25, .5, .75]).unstack().set_axis(["price, lower quartile", "median", "upper quartile"], axis=1)
     return parts.join(prices).join(listings.groupby("root_category").image_num.mean().rename("photos per listing")).rename_axis("category")
 
-# %% ../nbs/02_eda.ipynb #c105
+# %% ../nbs/02_eda.ipynb #c108
 LIMITS = (
     "Categories are those that sellers chose; see the share of labels that look wrong.",
     "Prices are asked, not paid; listings over the limit are not here, so nothing learned from this data knows of them.",
     "Coordinates are those of the town a listing names, not of the thing.",
     "Copies are found by likeness of texts and photos; some remain unfound, and some groups hold different things that share a photo.",
-    "Personal data is masked by patterns: telephone numbers, e-mail addresses, full postcodes and names in known forms; other forms may remain, and photos may show people.")
+    "Unless it was switched off, personal data is masked by patterns: telephone numbers, e-mail addresses, full postcodes and names in known forms; other forms may remain, and photos may show people.")
 DEMO_LIMITS = ("The catalogue is generated: texts from word lists, photos drawn. Nothing learned from it holds for a real market.",)
 DEMO_RIGHTS = "Generated by this package: no listing, seller, price or photo in it is real, and it may be used freely under the package's licence."
 UNSTATED_RIGHTS = "The listings belong to whoever owns the source; what may be done with them was not stated. Ask before passing on anything but this card."
 
-# %% ../nbs/02_eda.ipynb #c106
+# %% ../nbs/02_eda.ipynb #c109
 def dataset_card(
     run: Run, # of this step, with its facts
     demo: bool, # whether the source is the generated catalogue
@@ -655,6 +664,7 @@ def dataset_card(
         "## Columns of a photo", markdown_table(column_table(photos, PHOTO_COLUMNS)),
         "## Categories, parts, prices", "Near copies are never parted; a category with too few listings is `unlabelled`, to be found but not learned.", markdown_table(split_table(listings)),
         "## Places", named(report["places"], "listings"),
+        "## Near copies", named(report["duplicates"], "found"),
         "## What the first look found", "Intervals are 95 %, by bootstrap over groups of near copies.", named(run.facts, "found"),
         "## Known limits", "\n".join(f"- {limit}" for limit in limits),
         "## Rights", rights or (DEMO_RIGHTS if demo else UNSTATED_RIGHTS),

@@ -15,8 +15,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .baselines import Pool, PriceModel, fit_pool, negative_log_likelihood
+from .cleaning import join_text
 from .core import InputError, Run, with_intervals
-from .data import join_text
 from .image import PhotoModel
 from .text import TextModel
 

@@ -24,7 +24,9 @@ from sklearn.linear_model import LogisticRegression
 
 from .baselines import LinearModel, Pool, fit_pool, for_all_categories, negative_log_likelihood, out_of_fold, unit_rows
 from .core import InputError, Run, quiet_stderr, replacing, sha256_file
-from .data import PhotoStore, category_codes, photo_owners
+from .data import category_codes
+from .duplicates import photo_owners
+from .photos import PhotoStore
 
 with quiet_stderr():
     import keras

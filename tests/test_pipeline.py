@@ -45,7 +45,7 @@ from fb_marketplace.core import InputError
 
 STEPS = pipeline.Step("numbers", "01_numbers", (), {"full": {"scale": 2.0}}), pipeline.Step("total", "02_total", ("numbers",))
 
-def check_source(source):
+def check_source(source, columns, photos):
     if source and not Path(source, "listings").exists(): raise InputError(f"{source} has no\\n listings")
     return Path(source, "listings").read_text() if source else "demo"
 

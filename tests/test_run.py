@@ -10,8 +10,10 @@ import pytest
 from conftest import ROOT, SMALL, run_all
 
 from fb_marketplace.core import manifests, read_json, sha256_file
-from fb_marketplace.data import IMAGE_COLUMNS, PRODUCT_COLUMNS, Listing, Photo, PhotoFiles, PhotoStore, Rejected, load_table, read_table
 from fb_marketplace.demo import write_catalogue
+from fb_marketplace.photos import PhotoStore
+from fb_marketplace.sources import IMAGE_COLUMNS, PRODUCT_COLUMNS, PhotoFiles, read_table
+from fb_marketplace.store import Listing, Part, Photo, Quarantine, load_table
 
 
 def metrics(out):
@@ -43,13 +45,16 @@ def test_models_beat_their_floor(demo):
 
 
 def test_nothing_is_lost_and_nothing_is_shared(demo):
-    listings, photos, rejected = [load_table(demo/"marketplace.db", table) for table in (Listing, Photo, Rejected)]
+    listings, photos, rejected, parts = [load_table(demo/"marketplace.db", table) for table in (Listing, Photo, Quarantine, Part)]
     read = [read_table(demo/"source"/name, columns) for name, columns in (("Products.csv", PRODUCT_COLUMNS), ("Images.csv", IMAGE_COLUMNS))]
     assert len(listings) + len(photos) + len(rejected) == sum(len(good) + len(torn) for good, torn in read)
-    parts = listings[listings.split != "unlabelled"]
+    assert set(parts["id"]) == set(listings["id"])
+    parts = parts[parts.split != "unlabelled"]
     assert parts.groupby("group").split.nunique().max() == 1
     assert photos.merge(parts, left_on="product_id", right_on="id").groupby("phash").split.nunique().max() == 1
     assert not listings.product_description.str.contains("Posted by Seller").any() and not listings.product_name.str.contains("Gumtree").any()
+    assert not listings.product_name_description.str.contains("07700|@example").any() and listings.product_name_description.str.contains("[phone]", regex=False).any()
+    assert listings.lat.notna().mean() > .8
     assert {"no text", "price limit", "id twice"} <= set(rejected.rule) and {"no image", "damaged", "no file", "no listing", "shape"} <= set(rejected.rule)
 
 
@@ -98,8 +103,8 @@ def source(tmp_path):
     (lambda folder: (folder/"Products.csv").write_text(",".join(PRODUCT_COLUMNS) + "\n"), "no rows"),
     (lambda folder: (folder/"images.zip").write_text("no zip"), "not a zip file"),
     (lambda folder: (folder/"Images.csv").unlink(), "does not exist"),
-    (lambda folder: (folder/"Products.csv").write_bytes("id,product_name\n1,Café\n".encode("latin-1")), "not UTF-8"),
-], ids=["column", "empty", "no rows", "zip", "missing", "encoding"])
+    (lambda folder: (folder/"Products.csv").write_text((folder/"Products.csv").read_text() + '"never closed'), "is not closed"),
+], ids=["column", "empty", "no rows", "zip", "missing", "quote"])
 def test_a_bad_source_is_one_line_and_nothing_written(source, tmp_path, spoil, said):
     spoil(source)
     done = run_all("--source", source, "--out", tmp_path/"out")
@@ -123,12 +128,12 @@ def test_a_small_plain_source_runs_to_the_end(source, tmp_path):
     out = tmp_path/"out"
     done = run_all("--source", source, "--out", out, "-p", "cnn_epochs", "1", "-p", "min_listings", "5")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(load_table(out/"marketplace.db", Listing).split) <= {"train", "validation", "test", "unlabelled"}
+    assert set(load_table(out/"marketplace.db", Part).split) <= {"train", "validation", "test", "unlabelled"}
     assert "Generated demo catalogue" not in (out/"report.html").read_text()
 
 
 def test_planted_copies_share_a_group(demo):
-    listings = load_table(demo/"marketplace.db", Listing)
+    listings = load_table(demo/"marketplace.db", Listing).merge(load_table(demo/"marketplace.db", Part), on="id")
     text = listings.product_name_description.str.lower().str.findall(r"\w+").str.join(" ")
     same = listings[(listings.product_name_description_word_count >= 8) & text.duplicated(keep=False)].groupby(text).group.nunique()
     assert len(same) > 0 and (same == 1).all()

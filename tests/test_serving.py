@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from gradio_client import Client, handle_file
 
-from fb_marketplace.data import Listing, Photo, PhotoStore, load_table
+from fb_marketplace.photos import PhotoStore
+from fb_marketplace.store import Listing, Photo, load_table
 
 PROGRAM = Path(sys.executable).parent/"fb-marketplace"
 
