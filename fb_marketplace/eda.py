@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from IPython.display import Image
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from sklearn.decomposition import TruncatedSVD
@@ -70,10 +71,12 @@ def label(
 @patch
 def save_finding(self: Run,
     name: str, # without folder and suffix
-    figure: plt.Figure, # of `finding`
-):
+    figure: plt.Figure, # of `finding`; closed afterwards
+) -> Image: # what was saved, to be shown
     "Save a figure under the title that it carries"
     self.save_figure(name, figure, " ".join(figure.get_suptitle().split()))
+    plt.close(figure)
+    return Image(self.out/"figures"/f"{name}.png")
 
 # %% ../nbs/02_eda.ipynb #c017
 def bars(
@@ -196,8 +199,8 @@ def place_figure(
 def price_figure(
     listings: pd.DataFrame, # with root_category, price and currency
     colours: dict[str, str], # of the categories
-    limit: float, # dearer listings are set aside
-    over: int, # how many were
+    over: int, # listings that were set aside as too dear
+    limit: float | None = None, # what was too dear
 ) -> plt.Figure: # histogram and boxes
     "What the listings ask"
     asked = listings[listings.price > 0]
@@ -209,8 +212,8 @@ def price_figure(
     boxes = below.boxplot([prices[name] for name in order], orientation="horizontal", tick_labels=order, whis=(5, 95), showfliers=False, patch_artist=True, widths=.6,
                           medianprops=dict(color=PALETTE["black"]))
     for name, box in zip(order, boxes["boxes"]): box.set(facecolor=colours.get(name, PALETTE["floor"]), alpha=.8)
-    for axis in (top, below): axis.axvline(limit, color=PALETTE["warn"], ls="--", lw=1)
-    top.text(limit, top.get_ylim()[1], f"limit {symbol}{limit:,.0f} ", color=PALETTE["warn"], ha="right", va="top", fontsize=8)
+    for axis in (top, below) if limit else (): axis.axvline(limit, color=PALETTE["warn"], ls="--", lw=1)
+    if limit: top.text(limit, top.get_ylim()[1], f"limit {symbol}{limit:,.0f} ", color=PALETTE["warn"], ha="right", va="top", fontsize=8)
     below.set_xscale("log"); below.xaxis.set_major_formatter("{x:,g}")
     label(top, "", "listings"); label(below, f"price, {symbol or 'no currency given'}")
     return finding(figure, f"Half of the prices are {symbol}{asked.price.median():,.0f} or less; {order[-1]} asks most (median {symbol}{prices[order[-1]].median():,.0f}), "
@@ -242,10 +245,10 @@ def content_words(
 def word_shares(
     tokens: pd.Series, # list of tokens of each listing
     categories: pd.Series, # root category of each listing, with the same index
-    min_df: int = 5, # listings that a word must stand in
+    min_df: int = 5, # listings that a word must stand in; where there are few listings, one is enough
 ) -> pd.DataFrame: # words x categories, share of the category's listings that hold the word
     "In how many listings of each category a word stands"
-    counter = CountVectorizer(analyzer=content_words, min_df=min(min_df, len(tokens)))
+    counter = CountVectorizer(analyzer=content_words, min_df=min_df if len(tokens) > 40*min_df else 1)
     holds = counter.fit_transform(tokens)
     rows = {name: np.asarray(holds[np.flatnonzero(categories == name)].mean(0))[0] for name in sorted(categories.unique())}
     return pd.DataFrame(rows, index=counter.get_feature_names_out())
@@ -320,14 +323,14 @@ def word_map_figure(
     seed: int = 0, # of the layout
 ) -> plt.Figure: # words on a plane
     "Words near those that are used alike"
-    places = TSNE(init="pca", method="exact", perplexity=min(15, (len(vectors) - 1)/3), max_iter=500, metric="cosine", random_state=seed).fit_transform(vectors.to_numpy(float))
+    places = TSNE(init="pca", method="exact", perplexity=min(15, (len(vectors) - 1)/3), max_iter=400, metric="cosine", random_state=seed).fit_transform(vectors.to_numpy(float))
     width, height = np.ptp(places, axis=0)
     places = spread_out(places, .065*width, .019*height)
     likeness = vectors.to_numpy() @ vectors.to_numpy().T
     np.fill_diagonal(likeness, -np.inf)
     alike = (kinds[vectors.index].to_numpy()[likeness.argmax(1)] == kinds[vectors.index].to_numpy()).mean()
     figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
-    for (x, y), word in zip(places, vectors.index): axis.text(x, y, word, fontsize=7.5, ha="center", va="center", color=colours.get(kinds[word], PALETTE["floor"]))
+    for (x, y), word in zip(places, vectors.index): axis.text(x, y, word, fontsize=7.5, ha="center", va="center", in_layout=False, color=colours.get(kinds[word], PALETTE["floor"]))
     axis.set(xlim=(places[:, 0].min() - .03*width, places[:, 0].max() + .03*width), ylim=(places[:, 1].min() - .02*height, places[:, 1].max() + .02*height), xticks=[], yticks=[])
     axis.legend(handles=[plt.Line2D([], [], marker="o", ls="", color=colours.get(name, PALETTE["floor"]), label=name) for name in sorted(kinds[vectors.index].unique())],
                 fontsize=7, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(.5, 0))
@@ -346,20 +349,20 @@ def photos_per_listing_figure(
 def draw_ratios(
     axis: plt.Axes, # to draw on
     ratios: pd.Series, # width : height
-    limits: tuple[float, float], # photos beyond are set aside
+    limits: tuple[float, ...] = (), # photos beyond are set aside
 ):
     "Histogram of width : height, with its limits"
     axis.hist(ratios, bins=np.geomspace(ratios.min()*.99, ratios.max()*1.01, 50), color=PALETTE["photo"])
     axis.set_xscale("log")
-    axis.set_xticks((.1, .25, .5, 1, 2, 4, 10) if limits[1] > 4*limits[0] else (.5, .67, .75, 1, 1.33, 1.5))
+    axis.set_xticks((.1, .25, .5, 1, 2, 4, 10) if ratios.max() > 4*ratios.min() else (.5, .67, .75, 1, 1.33, 1.5))
     axis.xaxis.set_major_formatter("{x:g}"); axis.minorticks_off()
     for limit in limits: axis.axvline(limit, color=PALETTE["warn"], ls="--", lw=1)
-    label(axis, f"width : height (limits {limits[0]:g} and {limits[1]:g})", "photos")
+    label(axis, "width : height" + f" (limits {' and '.join(f'{limit:g}' for limit in limits)})"*bool(limits), "photos")
 
 # %% ../nbs/02_eda.ipynb #c061
 def photo_figure(
     photos: pd.DataFrame, # with image_width, image_height, image_ratio and image_mode
-    limits: tuple[float, float], # width : height beyond which photos are set aside
+    limits: tuple[float, ...] = (), # width : height beyond which photos are set aside
 ) -> plt.Figure: # four panels
     "Sizes, shapes and modes of the photos as they came"
     if photos.empty: return finding(plt.figure(figsize=(7, 1)), "There are no photos")
@@ -525,24 +528,25 @@ def leak_figure(
     where = f", and {points(gains.loc['told'])} on those that have it" if "told" in gains.index else ""
     return finding(figure, f"The seller sentence, in {told:.1%} of the listings, would have been worth {points(gains.loc['all'])} of accuracy{where}")
 
-# %% ../nbs/02_eda.ipynb #c089
+# %% ../nbs/02_eda.ipynb #c090
 def category_probabilities(
     texts: pd.Series, # (n,) of the listings
     codes: np.ndarray, # (n,) category codes, from 0 on
     groups: np.ndarray, # (n,) near-duplicate groups
-    folds: int = 5, # grouped folds
+    folds: int = 5, # grouped folds, fewer where no category has so many listings
     seed: int = 0, # of their dealing
 ) -> np.ndarray: # (n, categories), rows sum to 1
     "What TF-IDF and logistic regression, one category against the rest, say of listings they did not learn from"
     features = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode")
     classifier = OneVsRestClassifier(LogisticRegression(C=10, solver="liblinear", dual=True, random_state=0))
     said = np.full((len(codes), codes.max() + 1), 1e-9)
-    for learn, judge in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(codes, codes, groups):
+    dealing = StratifiedGroupKFold(min(folds, np.bincount(codes).max()), shuffle=True, random_state=seed)
+    for learn, judge in dealing.split(codes, codes, groups):
         model = make_pipeline(features, classifier).fit(texts.iloc[learn], codes[learn])
         said[np.ix_(judge, model.classes_)] = model.predict_proba(texts.iloc[judge])
     return said/said.sum(axis=1, keepdims=True)
 
-# %% ../nbs/02_eda.ipynb #c090
+# %% ../nbs/02_eda.ipynb #c091
 def noise_rate(
     codes: np.ndarray, # (n,) category codes
     probabilities: np.ndarray, # (n, categories), out of fold
@@ -557,7 +561,7 @@ def noise_rate(
     drawn = [share(np.repeat(everyone, weights)) for weights in bootstrap_weights(groups, draws, seed)]
     return share(everyone), *map(float, np.quantile(drawn, [.025, .975]))
 
-# %% ../nbs/02_eda.ipynb #c091
+# %% ../nbs/02_eda.ipynb #c092
 def suspicious_labels(
     listings: pd.DataFrame, # (n,) with id, root_category, group
     categories: list[str], # in the order of the codes
@@ -572,7 +576,7 @@ def suspicious_labels(
     return pd.DataFrame(dict(id=listings["id"].to_numpy()[found], given=names[codes[found]], suggested=names[best[found]], p_given=probabilities[found, codes[found]],
                              p_suggested=probabilities[found, best[found]], copy_elsewhere=crosses.to_numpy()[found]))
 
-# %% ../nbs/02_eda.ipynb #c094
+# %% ../nbs/02_eda.ipynb #c095
 def label_figure(
     suspects: pd.DataFrame, # of `suspicious_labels`
     rate: tuple[float, float, float], # of `noise_rate`
@@ -591,7 +595,7 @@ def label_figure(
     (given, suggested), count = suspects.value_counts(["given", "suggested"]).index[0], suspects.value_counts(["given", "suggested"]).iloc[0]
     return finding(figure, f"{share}; the commonest doubt is {given} that reads like {suggested} ({count} listings)")
 
-# %% ../nbs/02_eda.ipynb #c100
+# %% ../nbs/02_eda.ipynb #c101
 def markdown_table(
     frame: pd.DataFrame, # its index becomes the first column
 ) -> str: # Markdown
@@ -600,7 +604,7 @@ def markdown_table(
     rows = [[frame.index.name or "", *frame.columns], ["---"]*(1 + len(frame.columns)), *([name, *values] for name, values in zip(frame.index, frame.astype(object).itertuples(index=False)))]
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
 
-# %% ../nbs/02_eda.ipynb #c102
+# %% ../nbs/02_eda.ipynb #c103
 def rule_table(
     listings: pd.DataFrame, # stored
     photos: pd.DataFrame, # stored
@@ -613,7 +617,7 @@ def rule_table(
         rows += [(table, "rows read", kept + int(counts.sum())), *((table, f"set aside: {rule}", int(count)) for rule, count in counts.items()), (table, "rows kept", kept)]
     return pd.DataFrame(rows, columns=["table", "", "rows"]).set_index("table")
 
-# %% ../nbs/02_eda.ipynb #c104
+# %% ../nbs/02_eda.ipynb #c105
 def column_table(
     frame: pd.DataFrame, # listings or photos
     columns: dict[str, str], # LISTING_COLUMNS or PHOTO_COLUMNS
@@ -623,7 +627,7 @@ def column_table(
     kinds = {name: "list of text" if name.endswith("tokens") else {"f": "number", "i": "whole number", "b": "yes or no"}.get(column.dtype.kind, "text") for name, column in known.items()}
     return pd.DataFrame({"holds": {name: columns[name] for name in known}, "type": kinds, "missing": is_missing(known).mean().map("{:.1%}".format)}).rename_axis("column")
 
-# %% ../nbs/02_eda.ipynb #c105
+# %% ../nbs/02_eda.ipynb #c106
 def split_table(
     listings: pd.DataFrame, # with root_category, split, price and image_num
 ) -> pd.DataFrame: # a row a category
@@ -632,7 +636,7 @@ def split_table(
     prices = listings.groupby("root_category").price.quantile([.25, .5, .75]).unstack().set_axis(["price, lower quartile", "median", "upper quartile"], axis=1)
     return parts.join(prices).join(listings.groupby("root_category").image_num.mean().rename("photos per listing")).rename_axis("category")
 
-# %% ../nbs/02_eda.ipynb #c108
+# %% ../nbs/02_eda.ipynb #c109
 LIMITS = (
     "Categories are those that sellers chose; see the share of labels that look wrong.",
     "Prices are asked, not paid; listings over the limit are not here, so nothing learned from this data knows of them.",
@@ -643,7 +647,7 @@ DEMO_LIMITS = ("The catalogue is generated: texts from word lists, photos drawn.
 DEMO_RIGHTS = "Generated by this package: no listing, seller, price or photo in it is real, and it may be used freely under the package's licence."
 UNSTATED_RIGHTS = "The listings belong to whoever owns the source; what may be done with them was not stated. Ask before passing on anything but this card."
 
-# %% ../nbs/02_eda.ipynb #c109
+# %% ../nbs/02_eda.ipynb #c110
 def dataset_card(
     run: Run, # of this step, with its facts
     demo: bool, # whether the source is the generated catalogue
@@ -668,4 +672,4 @@ def dataset_card(
         "## What the first look found", "Intervals are 95 %, by bootstrap over groups of near copies.", named(run.facts, "found"),
         "## Known limits", "\n".join(f"- {limit}" for limit in limits),
         "## Rights", rights or (DEMO_RIGHTS if demo else UNSTATED_RIGHTS),
-        "## How it was made", f"By `python run_all.py` with seed {run.seed}.", named(report["limits"], "limit")]) + "\n"
+        "## How it was made", f"By `python run_all.py` with seed {run.seed}.", named(report.get("limits", {}), "limit")]) + "\n"
