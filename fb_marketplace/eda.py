@@ -9,7 +9,7 @@ __all__ = ['CATEGORY_COLOURS', 'NATIONAL_GRID', 'LONGITUDE_LATITUDE', 'MAINLAND'
            'far_apart', 'place_figure', 'price_figure', 'word_count_figure', 'content_words', 'word_shares', 'telling',
            'word_cloud_figure', 'word_vectors', 'spread_out', 'word_map_figure', 'photos_per_listing_figure',
            'draw_ratios', 'photo_figure', 'is_missing', 'known_columns', 'missing_figure', 'copy_groups',
-           'duplicate_figure', 'text_classifier', 'leaky_texts', 'leak_hits', 'leak_table', 'leak_figure',
+           'duplicate_figure', 'text_classifier', 'leaky_texts', 'leak_hits', 'leak_table', 'points', 'leak_figure',
            'category_probabilities', 'noise_rate', 'suspicious_labels', 'label_figure', 'markdown_table', 'rule_table',
            'column_table', 'split_table', 'dataset_card']
 
@@ -509,6 +509,14 @@ def leak_table(
                          for (name, text), value in values.items()])
 
 # %% ../nbs/02_eda.ipynb #c085
+def points(
+    row: pd.Series, # of `leak_table`: accuracy, low, high
+) -> str: # such as "+2.7 [+1.6, +4.0]"
+    "A difference of accuracies in percentage points, with its interval"
+    value, low, high = (f"{round(100*row[name], 1) + 0:+.1f}" for name in ("accuracy", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+# %% ../nbs/02_eda.ipynb #c087
 def leak_figure(
     table: pd.DataFrame, # of `leak_table`
     told: float, # share of listings that had the seller sentence
@@ -524,11 +532,10 @@ def leak_figure(
                       color=colours[name], label=f"{names[name]} ({rows.n.iat[0]:,})")
     axis.set_yticks([*order.values()], [*order]); axis.invert_yaxis(); axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     label(axis, "accuracy on validation listings, %, with 95 % intervals")
-    points = lambda row: f"{100*row.accuracy:+.1f} points [{100*row.low:+.1f}, {100*row.high:+.1f}]"
     where = f", and {points(gains.loc['told'])} on those that have it" if "told" in gains.index else ""
-    return finding(figure, f"The seller sentence, in {told:.1%} of the listings, would have been worth {points(gains.loc['all'])} of accuracy{where}")
+    return finding(figure, f"The seller sentence, in {told:.1%} of the listings, would have been worth {points(gains.loc['all'])} points of accuracy{where}")
 
-# %% ../nbs/02_eda.ipynb #c090
+# %% ../nbs/02_eda.ipynb #c092
 def category_probabilities(
     texts: pd.Series, # (n,) of the listings
     codes: np.ndarray, # (n,) category codes, from 0 on
@@ -546,7 +553,7 @@ def category_probabilities(
         said[np.ix_(judge, model.classes_)] = model.predict_proba(texts.iloc[judge])
     return said/said.sum(axis=1, keepdims=True)
 
-# %% ../nbs/02_eda.ipynb #c091
+# %% ../nbs/02_eda.ipynb #c093
 def noise_rate(
     codes: np.ndarray, # (n,) category codes
     probabilities: np.ndarray, # (n, categories), out of fold
@@ -561,7 +568,7 @@ def noise_rate(
     drawn = [share(np.repeat(everyone, weights)) for weights in bootstrap_weights(groups, draws, seed)]
     return share(everyone), *map(float, np.quantile(drawn, [.025, .975]))
 
-# %% ../nbs/02_eda.ipynb #c092
+# %% ../nbs/02_eda.ipynb #c094
 def suspicious_labels(
     listings: pd.DataFrame, # (n,) with id, root_category, group
     categories: list[str], # in the order of the codes
@@ -576,7 +583,7 @@ def suspicious_labels(
     return pd.DataFrame(dict(id=listings["id"].to_numpy()[found], given=names[codes[found]], suggested=names[best[found]], p_given=probabilities[found, codes[found]],
                              p_suggested=probabilities[found, best[found]], copy_elsewhere=crosses.to_numpy()[found]))
 
-# %% ../nbs/02_eda.ipynb #c095
+# %% ../nbs/02_eda.ipynb #c097
 def label_figure(
     suspects: pd.DataFrame, # of `suspicious_labels`
     rate: tuple[float, float, float], # of `noise_rate`
@@ -595,7 +602,7 @@ def label_figure(
     (given, suggested), count = suspects.value_counts(["given", "suggested"]).index[0], suspects.value_counts(["given", "suggested"]).iloc[0]
     return finding(figure, f"{share}; the commonest doubt is {given} that reads like {suggested} ({count} listings)")
 
-# %% ../nbs/02_eda.ipynb #c101
+# %% ../nbs/02_eda.ipynb #c103
 def markdown_table(
     frame: pd.DataFrame, # its index becomes the first column
 ) -> str: # Markdown
@@ -604,7 +611,7 @@ def markdown_table(
     rows = [[frame.index.name or "", *frame.columns], ["---"]*(1 + len(frame.columns)), *([name, *values] for name, values in zip(frame.index, frame.astype(object).itertuples(index=False)))]
     return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
 
-# %% ../nbs/02_eda.ipynb #c103
+# %% ../nbs/02_eda.ipynb #c105
 def rule_table(
     listings: pd.DataFrame, # stored
     photos: pd.DataFrame, # stored
@@ -617,7 +624,7 @@ def rule_table(
         rows += [(table, "rows read", kept + int(counts.sum())), *((table, f"set aside: {rule}", int(count)) for rule, count in counts.items()), (table, "rows kept", kept)]
     return pd.DataFrame(rows, columns=["table", "", "rows"]).set_index("table")
 
-# %% ../nbs/02_eda.ipynb #c105
+# %% ../nbs/02_eda.ipynb #c107
 def column_table(
     frame: pd.DataFrame, # listings or photos
     columns: dict[str, str], # LISTING_COLUMNS or PHOTO_COLUMNS
@@ -627,7 +634,7 @@ def column_table(
     kinds = {name: "list of text" if name.endswith("tokens") else {"f": "number", "i": "whole number", "b": "yes or no"}.get(column.dtype.kind, "text") for name, column in known.items()}
     return pd.DataFrame({"holds": {name: columns[name] for name in known}, "type": kinds, "missing": is_missing(known).mean().map("{:.1%}".format)}).rename_axis("column")
 
-# %% ../nbs/02_eda.ipynb #c106
+# %% ../nbs/02_eda.ipynb #c108
 def split_table(
     listings: pd.DataFrame, # with root_category, split, price and image_num
 ) -> pd.DataFrame: # a row a category
@@ -636,7 +643,7 @@ def split_table(
     prices = listings.groupby("root_category").price.quantile([.25, .5, .75]).unstack().set_axis(["price, lower quartile", "median", "upper quartile"], axis=1)
     return parts.join(prices).join(listings.groupby("root_category").image_num.mean().rename("photos per listing")).rename_axis("category")
 
-# %% ../nbs/02_eda.ipynb #c109
+# %% ../nbs/02_eda.ipynb #c111
 LIMITS = (
     "Categories are those that sellers chose; see the share of labels that look wrong.",
     "Prices are asked, not paid; listings over the limit are not here, so nothing learned from this data knows of them.",
@@ -647,7 +654,7 @@ DEMO_LIMITS = ("The catalogue is generated: texts from word lists, photos drawn.
 DEMO_RIGHTS = "Generated by this package: no listing, seller, price or photo in it is real, and it may be used freely under the package's licence."
 UNSTATED_RIGHTS = "The listings belong to whoever owns the source; what may be done with them was not stated. Ask before passing on anything but this card."
 
-# %% ../nbs/02_eda.ipynb #c110
+# %% ../nbs/02_eda.ipynb #c112
 def dataset_card(
     run: Run, # of this step, with its facts
     demo: bool, # whether the source is the generated catalogue
