@@ -294,6 +294,7 @@ def load(cls: PhotoModel,
 ) -> PhotoModel: # ready to serve
     "Load the run's photo model; raises ArtefactError"
     array = lambda name: run.load_array(f"models/image/{name}.npy")
-    models = [keras.models.load_model(run.need(f"models/image/{name}.keras"), compile=False, safe_mode=True) for name in (settings := run.load_json("models/image/encoders.json"))["encoders"]]
+    settings = run.load_json("models/image/encoders.json")
+    models = [keras.models.load_model(run.need(f"models/image/{name}.keras"), compile=False, safe_mode=True) for name in settings["encoders"]]
     voters = array("voters"), array("voter_codes"), float(array("sharpness"))
     return cls(models, LinearModel.load(run, "models/image/head"), Projection(array("projection_mean"), array("projection")), voters, Pool.load(run, "models/image/pool"), settings["squares"])

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRODUCT_COLUMNS', 'IMAGE_COLUMNS', 'REJECTED_COLUMNS', 'SCHEMAS', 'ROW_LIMIT', 'BATCH_LIMIT', 'DATABASES', 'SECRETS',
-           'ENVIRONMENT', 'PHOTO_VARIABLE', 'SUFFIXES', 'SIZE_LIMIT', 'make_schema', 'missing_columns', 'suggestion',
-           'check_header', 'parse_mapping', 'check_mapping', 'read_mapping', 'arrange', 'part_extra', 'decode', 'plain',
-           'text_lines', 'find_delimiter', 'read_loosely', 'csv_rows', 'unclosed', 'in_batches', 'name_columns',
-           'set_aside', 'csv_batches', 'cell_text', 'raw_values', 'open_parquet', 'parquet_batches', 'file_header',
-           'file_batches', 'read_header', 'read_table', 'database_url', 'has_password', 'split_address', 'masked',
-           'refuse_password', 'split_endpoint', 'environment_url', 'database_errors', 'PhotoError', 'open_zip',
-           'member_path', 'photo_key', 'read_member', 'PhotoFiles', 'read_file', 'is_loopback', 'check_address',
-           'request', 'version', 'refusal', 'beside', 'read_note', 'range_headers', 'is_here', 'continues',
-           'check_size', 'receive', 'keep', 'fetch_zip', 'ask_version', 'Source', 'is_web', 'content_hash',
+           'SIGNATURE', 'ENVIRONMENT', 'PHOTO_VARIABLE', 'SUFFIXES', 'SIZE_LIMIT', 'make_schema', 'missing_columns',
+           'suggestion', 'check_header', 'parse_mapping', 'check_mapping', 'read_mapping', 'arrange', 'part_extra',
+           'decode', 'plain', 'text_lines', 'find_delimiter', 'read_loosely', 'csv_rows', 'unclosed', 'in_batches',
+           'name_columns', 'set_aside', 'csv_batches', 'cell_text', 'raw_values', 'open_parquet', 'parquet_batches',
+           'file_header', 'file_batches', 'read_header', 'read_table', 'database_url', 'has_password', 'split_address',
+           'masked', 'refuse_password', 'split_endpoint', 'environment_url', 'database_errors', 'PhotoError',
+           'open_zip', 'member_path', 'photo_key', 'read_member', 'PhotoFiles', 'read_file', 'is_loopback',
+           'check_address', 'request', 'version', 'refusal', 'beside', 'read_note', 'range_headers', 'is_here',
+           'continues', 'check_size', 'receive', 'keep', 'fetch_zip', 'ask_version', 'Source', 'is_web', 'content_hash',
            'find_table', 'photo_path', 'FolderSource', 'row_hash', 'DatabaseSource', 'photo_place', 'open_source',
            'check_source']
 
@@ -26,7 +26,7 @@ from difflib import get_close_matches
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import pandas as pd
 import pandera.pandas as pandera
@@ -386,6 +386,7 @@ def read_table(
 # %% ../nbs/01b_sources.ipynb #c066
 DATABASES = ("postgresql", "postgres", "postgresql+psycopg2", "sqlite")
 SECRETS = ("password", "sslpassword")
+SIGNATURE = re.compile(r"(?:^|[-_])(?:token|sig|signature|secret|password|key|credential)s?$", re.IGNORECASE) # names of secrets in a web address
 
 # %% ../nbs/01b_sources.ipynb #c067
 def database_url(
@@ -404,8 +405,10 @@ def database_url(
 def has_password(
     address: str, # URL of a database or a file
 ) -> bool: # in front of the host or among the options
-    "Whether an address holds a password; raises InputError when a database's cannot be read"
-    if address.partition("://")[0].lower() not in DATABASES: return bool(split_address(address).password)
+    "Whether an address holds a password or a signature; raises InputError when a database's cannot be read"
+    if address.partition("://")[0].lower() not in DATABASES:
+        parts = split_address(address)
+        return bool(parts.password or any(SIGNATURE.search(name) for name, _ in parse_qsl(parts.query)))
     url = database_url(address)
     return bool(url.password or any(url.query.get(name) for name in SECRETS))
 
@@ -442,7 +445,7 @@ def refuse_password(
     address: str, # given as a parameter
 ):
     "Raises InputError when an address holds a password"
-    if has_password(address): raise InputError(f"{masked(address)} holds a password, which would be written into the records of the run;"
+    if has_password(address): raise InputError(f"{masked(address)} holds a password or a signature, which would be written into the records of the run;"
         " take it out and put it into the environment: PGPASSWORD, or the whole address as DATABASE_URL (photos: FB_MKS_IMG_URL)")
 
 # %% ../nbs/01b_sources.ipynb #c077

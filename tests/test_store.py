@@ -8,7 +8,6 @@ import time
 import uuid
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
