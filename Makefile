@@ -16,7 +16,7 @@ run: setup
 	$(BIN)/python run_all.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=nbs

