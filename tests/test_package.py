@@ -71,11 +71,7 @@ def test_imports_only_go_down():
         if path.stem.startswith("_"): continue
         if path.stem == "pipeline": assert set(imported(path)) == {"core"}; continue
         names = set(imported(path))
-<<<<<<< HEAD
         assert names or path.stem in ("core", "duplicates", "pixels"), f"no import was found in {path.stem}"
-=======
-        assert names or path.stem in ("core", "duplicates"), f"no import was found in {path.stem}"
->>>>>>> main
         assert not [name for name in names if floor[name] > floor[path.stem]], f"{path.stem} imports {names}"
 
 
