@@ -112,10 +112,10 @@ def fit_kernel(
     sub_categories: pd.Series, # (n,)
     prices: np.ndarray, # (n,) pounds
     groups: np.ndarray, # (n,) near-duplicate groups
-    alpha: float = .1, # penalty
+    alpha: float = .05, # penalty
 ) -> tuple[PriceKernel, np.ndarray]: # ready to score; (n, targets) scores of listings whose group was left out
     "Fit the kernel ridge regression"
-    often = max(200, len(texts)//10) # what stands in one text in ten says little, and costs most
+    often = max(200, len(texts)//3) # what stands in one text in three says little, and costs most
     words = [TextFeatures(max_df=often).fit(mask_money(source)) for source in (titles, texts)]
     paths, place = np.unique(sub_categories.to_numpy(str), return_inverse=True)
     habits = category_proba.T @ np.eye(len(paths))[place]
@@ -303,7 +303,7 @@ def price_table(
 def fit_price(
     listings: pd.DataFrame, # training listings with a price: product_name, product_name_description, sub_category, code, price, group
     categories: int, # number of categories
-    alpha: float = .1, # penalty of the kernel ridge regression
+    alpha: float = .05, # penalty of the kernel ridge regression
     seed: int = 0, # of the folds
 ) -> tuple[PriceModel, np.ndarray]: # ready to predict; (n, 3) low, likely, high of listings that neither stage had seen
     "Fit kernel, trees and ranges"
