@@ -425,7 +425,9 @@ def test_an_unreachable_server_is_one_line(tmp_path):
 def test_photos_of_a_folder_may_lie_elsewhere(server, shop, tmp_path):
     (shop/"images.zip").unlink()
     with pytest.raises(InputError, match="neither images.zip"): open_source(shop)
-    source = open_source(shop, photos=server.address, cache=tmp_path/"cache")
+    with pytest.raises(InputError, match="holds a password or a signature") as error: open_source(shop, photos=server.address)
+    assert "secret" not in str(error.value)
+    source = open_source(shop, photos=server.address.partition("?")[0], cache=tmp_path/"cache")
     source.check()
     before = source.fingerprint()
     assert not (tmp_path/"cache").exists()
