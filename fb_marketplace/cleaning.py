@@ -7,9 +7,9 @@ __all__ = ['TITLE_SUFFIX', 'SELLER_SENTENCE', 'RULES', 'PHONE', 'NINE_DIGITS', '
            'SELLER_NAME', 'PERSONAL_RULES', 'RAW_LIMIT', 'VALUE_LIMIT', 'CURRENCIES', 'PRICE_FORMS', 'DATE_FORMS',
            'ENGLAND', 'SCOTLAND', 'WALES', 'NORTHERN_IRELAND', 'COUNTIES', 'COUNTY_REACH', 'CITY_REACH',
            'COUNTY_MARGIN', 'NATIONS', 'NEEDED', 'COLUMNS', 'CELL_LIMIT', 'TEXTS', 'WORDS', 'TYPES', 'REJECTIONS',
-           'LISTING_SCHEMA', 'REJECTED_COLUMNS', 'drop_controls', 'unescape', 'tidy', 'tokens', 'join_text', 'Rule',
-           'apply_rules', 'mask_personal', 'safe_value', 'safe_json', 'mask_json', 'Price', 'find_currency',
-           'parse_number', 'parse_price', 'in_currency', 'split_category', 'as_date', 'read_date', 'Town', 'place_key',
+           'LISTING_SCHEMA', 'drop_controls', 'unescape', 'tidy', 'tokens', 'join_text', 'Rule', 'apply_rules',
+           'mask_personal', 'safe_value', 'safe_json', 'mask_json', 'Price', 'find_currency', 'parse_number',
+           'parse_price', 'in_currency', 'split_category', 'as_date', 'read_date', 'Town', 'place_key',
            'country_records', 'Gazetteer', 'largest', 'gazetteer', 'distance', 'in_county', 'Place', 'find_town',
            'locate', 'CleaningRules', 'clean_text', 'clean_title', 'clean_description', 'as_text', 'by_value',
            'text_columns', 'place_columns', 'price_columns', 'extra_column', 'listing_features', 'Rejection',
@@ -31,6 +31,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from .core import InputError
+from .sources import PRODUCT_COLUMNS, REJECTED_COLUMNS, SCHEMAS
 
 # %% ../nbs/01c_cleaning.ipynb #c006
 class _Controls(dict):
@@ -584,8 +585,8 @@ def clean_description(
     return clean_text(description, "description", settings)
 
 # %% ../nbs/01c_cleaning.ipynb #c110
-NEEDED = ("id", "product_name", "category", "product_description", "price", "location")
-COLUMNS = (*NEEDED, "url", "page_id", "create_time") # of a feed; any other goes into `extra`
+NEEDED = PRODUCT_COLUMNS
+COLUMNS = tuple(SCHEMAS["products"].columns) # of a feed; any other goes into `extra`
 CELL_LIMIT = 1_000_000 # characters of a cell that are looked at; the row of a longer one is rejected
 
 # %% ../nbs/01c_cleaning.ipynb #c111
@@ -737,9 +738,6 @@ def check_listings(
     return pd.Series(dtype=str)
 
 # %% ../nbs/01c_cleaning.ipynb #c131
-REJECTED_COLUMNS = ["table", "id", "rule", "reason", "raw"]
-
-# %% ../nbs/01c_cleaning.ipynb #c132
 def rejected_row(
     row: pd.Series, # of the clean listings
     rule: str, # that rejects it
@@ -750,7 +748,7 @@ def rejected_row(
     "A rejected listing as it is kept"
     return dict(table="products", id=safe_value(row["id"], rule == "bad id" and mask)[:200], rule=rule, reason=reason, raw=safe_json(raw, mask))
 
-# %% ../nbs/01c_cleaning.ipynb #c134
+# %% ../nbs/01c_cleaning.ipynb #c133
 def clean_batch(
     raw: pd.DataFrame, # rows of a feed, columns of NEEDED and any others, all text
     settings: CleaningRules = CleaningRules(), # what cleaning goes by

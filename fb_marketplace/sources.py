@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PRODUCT_COLUMNS', 'IMAGE_COLUMNS', 'REJECTED_COLUMNS', 'SCHEMAS', 'ROW_LIMIT', 'BATCH_LIMIT', 'DATABASES', 'SECRETS',
            'SIGNATURE', 'ENVIRONMENT', 'PHOTO_VARIABLE', 'SUFFIXES', 'SIZE_LIMIT', 'make_schema', 'missing_columns',
-           'suggestion', 'check_header', 'parse_mapping', 'check_mapping', 'read_mapping', 'arrange', 'part_extra',
-           'decode', 'plain', 'text_lines', 'find_delimiter', 'read_loosely', 'csv_rows', 'unclosed', 'in_batches',
-           'name_columns', 'set_aside', 'csv_batches', 'cell_text', 'raw_values', 'open_parquet', 'parquet_batches',
-           'file_header', 'file_batches', 'read_header', 'read_table', 'database_url', 'has_password', 'split_address',
-           'masked', 'refuse_password', 'split_endpoint', 'environment_url', 'database_errors', 'PhotoError',
-           'open_zip', 'member_path', 'photo_key', 'read_member', 'PhotoFiles', 'read_file', 'is_loopback',
-           'check_address', 'request', 'version', 'refusal', 'beside', 'read_note', 'range_headers', 'is_here',
-           'continues', 'check_size', 'receive', 'keep', 'fetch_zip', 'ask_version', 'Source', 'is_web', 'content_hash',
+           'suggestion', 'check_header', 'parse_mapping', 'check_mapping', 'read_mapping', 'arrange', 'decode', 'plain',
+           'text_lines', 'find_delimiter', 'read_loosely', 'csv_rows', 'unclosed', 'in_batches', 'name_columns',
+           'set_aside', 'csv_batches', 'cell_text', 'raw_values', 'open_parquet', 'parquet_batches', 'file_header',
+           'file_batches', 'read_header', 'read_table', 'database_url', 'has_password', 'split_address', 'masked',
+           'refuse_password', 'split_endpoint', 'environment_url', 'database_errors', 'PhotoError', 'open_zip',
+           'member_path', 'photo_key', 'read_member', 'PhotoFiles', 'read_file', 'is_loopback', 'check_address',
+           'request', 'version', 'refusal', 'beside', 'read_note', 'range_headers', 'is_here', 'continues',
+           'check_size', 'receive', 'keep', 'fetch_zip', 'ask_version', 'Source', 'is_web', 'content_hash',
            'find_table', 'photo_path', 'FolderSource', 'row_hash', 'DatabaseSource', 'photo_place', 'open_source',
            'check_source']
 
@@ -144,16 +144,7 @@ def arrange(
     extra = {f"{name} (feed)" if name in ours else name: frame[name] for name in frame if name not in ours.values()}
     return SCHEMAS[table].validate(pd.DataFrame({**known, **extra}))
 
-# %% ../nbs/01b_sources.ipynb #c024
-def part_extra(
-    batch: pd.DataFrame, # of `arrange`
-    table: str, # "products" or "images"
-) -> tuple[pd.DataFrame, list[dict[str, str]]]: # our columns; the others, a dict a row
-    "Part our columns from the feed's others"
-    ours = list(SCHEMAS[table].columns)
-    return batch[ours], batch.drop(columns=ours).to_dict("records")
-
-# %% ../nbs/01b_sources.ipynb #c028
+# %% ../nbs/01b_sources.ipynb #c027
 def decode(
     data: bytes, # text in UTF-8 or Windows-1252
 ) -> tuple[str, bool]: # text; whether it was UTF-8
@@ -161,10 +152,10 @@ def decode(
     try: return data.decode(), True
     except UnicodeDecodeError: return data.decode("cp1252", errors="replace"), False
 
-# %% ../nbs/01b_sources.ipynb #c031
+# %% ../nbs/01b_sources.ipynb #c030
 ROW_LIMIT = 64_000_000 # bytes of one row; a longer one is a quote that is not closed
 
-# %% ../nbs/01b_sources.ipynb #c032
+# %% ../nbs/01b_sources.ipynb #c031
 def plain(
     line: str, # one physical line with its end
 ) -> str: # the same, carriage returns only before its end
@@ -172,7 +163,7 @@ def plain(
     line = line.replace("\0", "")
     return re.sub(r"\r(?!\n|\Z)", " ", line) if "\r" in line else line
 
-# %% ../nbs/01b_sources.ipynb #c033
+# %% ../nbs/01b_sources.ipynb #c032
 def text_lines(
     path: str | Path, # text in UTF-8, Windows-1252 or both, or in UTF-16 with a byte order mark
     counts: Counter, # its "lines not UTF-8" is counted up
@@ -189,17 +180,17 @@ def text_lines(
             counts["lines not UTF-8"] += not good
             yield plain(line)
 
-# %% ../nbs/01b_sources.ipynb #c035
+# %% ../nbs/01b_sources.ipynb #c034
 csv.field_size_limit(2**31 - 1)
 
-# %% ../nbs/01b_sources.ipynb #c036
+# %% ../nbs/01b_sources.ipynb #c035
 def find_delimiter(
     header: str, # first line of a CSV
 ) -> str: # comma, semicolon or tab
     "The delimiter that makes most columns of a header"
     return max(",;\t", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
-# %% ../nbs/01b_sources.ipynb #c038
+# %% ../nbs/01b_sources.ipynb #c037
 def read_loosely(
     lines: list[str], # physical lines of one row whose quotes are wrong
     delimiter: str, # of the table
@@ -209,7 +200,7 @@ def read_loosely(
     if len(lines) == 1 and not fields[-1].endswith("\n"): return fields, ""
     return ["".join(lines)], f"a quote is astray in {len(lines)} line{'s'*(len(lines) > 1)}"
 
-# %% ../nbs/01b_sources.ipynb #c039
+# %% ../nbs/01b_sources.ipynb #c038
 def csv_rows(
     path: str | Path, # CSV file
     counts: Counter, # of lines that were odd
@@ -235,7 +226,7 @@ def csv_rows(
             fields, reason = read_loosely(taken, delimiter)
         if fields: yield fields, reason
 
-# %% ../nbs/01b_sources.ipynb #c040
+# %% ../nbs/01b_sources.ipynb #c039
 def unclosed(
     path: str | Path, # CSV file
     line: int, # where the row begins
@@ -243,10 +234,10 @@ def unclosed(
     "What is said of a quote that is not closed"
     return InputError(f"{path}: a quote in the row that begins at line {line} is not closed; close it, or double a quote that is part of the text")
 
-# %% ../nbs/01b_sources.ipynb #c043
+# %% ../nbs/01b_sources.ipynb #c042
 BATCH_LIMIT = 64_000_000 # characters of a batch of rows
 
-# %% ../nbs/01b_sources.ipynb #c044
+# %% ../nbs/01b_sources.ipynb #c043
 def in_batches(
     rows: Iterator[tuple[list[str], str]], # of `csv_rows`
     size: int, # rows
@@ -261,7 +252,7 @@ def in_batches(
             batch, letters = [], 0
     if batch: yield batch
 
-# %% ../nbs/01b_sources.ipynb #c045
+# %% ../nbs/01b_sources.ipynb #c044
 def name_columns(
     path: str | Path, # of the table
     header: list[str], # first row
@@ -272,7 +263,7 @@ def name_columns(
     if twice: raise InputError(f"{path} has more than one column {', '.join(twice)}; rename or drop all but one")
     return names
 
-# %% ../nbs/01b_sources.ipynb #c047
+# %% ../nbs/01b_sources.ipynb #c046
 def set_aside(
     table: str, # name of the table
     header: list[str], # its columns
@@ -285,7 +276,7 @@ def set_aside(
     raw = [json.dumps(row, ensure_ascii=False) for row, _ in torn]
     return pd.DataFrame(dict(table=table, id=ids, rule="row shape", reason=reasons, raw=raw), dtype=str)[REJECTED_COLUMNS]
 
-# %% ../nbs/01b_sources.ipynb #c048
+# %% ../nbs/01b_sources.ipynb #c047
 def csv_batches(
     path: str | Path, # CSV file
     size: int, # rows of a batch
@@ -299,7 +290,7 @@ def csv_batches(
         good = [row for row, reason in batch if not reason and len(row) == len(header)]
         yield pd.DataFrame(good, columns=header, dtype=str), set_aside(Path(path).stem.lower(), header, torn)
 
-# %% ../nbs/01b_sources.ipynb #c052
+# %% ../nbs/01b_sources.ipynb #c051
 def cell_text(
     value, # of a Parquet file
 ) -> str: # empty for nothing
@@ -312,7 +303,7 @@ def cell_text(
     if hasattr(value, "isoformat"): return value.isoformat()
     return json.dumps(value, ensure_ascii=False, default=cell_text) if isinstance(value, list | dict) else str(value)
 
-# %% ../nbs/01b_sources.ipynb #c055
+# %% ../nbs/01b_sources.ipynb #c054
 def raw_values(
     array: pa.Array, # one column of a batch
 ) -> list: # Python values, text as bytes
@@ -320,7 +311,7 @@ def raw_values(
     is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
     return (array.cast(pa.large_binary()) if is_text else array).to_pylist()
 
-# %% ../nbs/01b_sources.ipynb #c056
+# %% ../nbs/01b_sources.ipynb #c055
 @contextmanager
 def open_parquet(
     path: str | Path, # Parquet file
@@ -331,7 +322,7 @@ def open_parquet(
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:100]}); write it again") from None
 
-# %% ../nbs/01b_sources.ipynb #c057
+# %% ../nbs/01b_sources.ipynb #c056
 def parquet_batches(
     path: str | Path, # Parquet file
     size: int, # rows of a batch
@@ -343,7 +334,7 @@ def parquet_batches(
             cells = [pd.Series(list(map(cell_text, raw_values(array))), dtype=str) for array in batch.columns]
             yield pd.DataFrame(dict(zip(header, cells))), set_aside("", header, [])
 
-# %% ../nbs/01b_sources.ipynb #c059
+# %% ../nbs/01b_sources.ipynb #c058
 def file_header(
     path: str | Path, # CSV or Parquet file
 ) -> list[str]: # all column names
@@ -353,7 +344,7 @@ def file_header(
     if Path(path).suffix.lower() != ".parquet": return name_columns(path, next(csv_rows(path, Counter()), ([], ""))[0])
     with open_parquet(path) as file: return name_columns(path, file.schema_arrow.names)
 
-# %% ../nbs/01b_sources.ipynb #c060
+# %% ../nbs/01b_sources.ipynb #c059
 def file_batches(
     path: str | Path, # CSV or Parquet file
     size: int = 5000, # rows of a batch
@@ -363,7 +354,7 @@ def file_batches(
     if Path(path).suffix.lower() == ".parquet": return parquet_batches(path, size)
     return csv_batches(path, size, Counter() if counts is None else counts)
 
-# %% ../nbs/01b_sources.ipynb #c061
+# %% ../nbs/01b_sources.ipynb #c060
 def read_header(
     path: str | Path, # CSV or Parquet file
     columns: Iterable[str], # names that must be there
@@ -373,7 +364,7 @@ def read_header(
     check_header(path, header, make_schema(columns))
     return header
 
-# %% ../nbs/01b_sources.ipynb #c062
+# %% ../nbs/01b_sources.ipynb #c061
 def read_table(
     path: str | Path, # CSV or Parquet file
     columns: Iterable[str], # names that must be there
@@ -383,12 +374,12 @@ def read_table(
     tables, torn = zip((pd.DataFrame(columns=header, dtype=str), set_aside("", header, [])), *file_batches(path))
     return pd.concat(tables, ignore_index=True), pd.concat(torn, ignore_index=True)
 
-# %% ../nbs/01b_sources.ipynb #c066
+# %% ../nbs/01b_sources.ipynb #c065
 DATABASES = ("postgresql", "postgres", "postgresql+psycopg2", "sqlite")
 SECRETS = ("password", "sslpassword")
 SIGNATURE = re.compile(r"(?:^|[-_])(?:token|sig|signature|secret|password|key|credential)s?$", re.IGNORECASE) # names of secrets in a web address
 
-# %% ../nbs/01b_sources.ipynb #c067
+# %% ../nbs/01b_sources.ipynb #c066
 def database_url(
     address: str, # such as "postgresql://USER@HOST:PORT/DATABASE" or "sqlite:///FILE"
 ) -> URL: # for SQLAlchemy; PostgreSQL through psycopg2
@@ -401,7 +392,7 @@ def database_url(
         raise InputError(f"the {scheme}:// address cannot be read; it is {scheme}://USER@HOST:PORT/DATABASE, with %40 for an @ and %2F for a / in a name")
     return url
 
-# %% ../nbs/01b_sources.ipynb #c069
+# %% ../nbs/01b_sources.ipynb #c068
 def has_password(
     address: str, # URL of a database or a file
 ) -> bool: # in front of the host or among the options
@@ -412,7 +403,7 @@ def has_password(
     url = database_url(address)
     return bool(url.password or any(url.query.get(name) for name in SECRETS))
 
-# %% ../nbs/01b_sources.ipynb #c070
+# %% ../nbs/01b_sources.ipynb #c069
 def split_address(
     address: str, # URL
 ): # its parts, as of urlsplit
@@ -423,7 +414,7 @@ def split_address(
     except ValueError: raise InputError(f"the {address.partition('://')[0]}:// address cannot be read; it is https://HOST/PATH") from None
     return parts
 
-# %% ../nbs/01b_sources.ipynb #c071
+# %% ../nbs/01b_sources.ipynb #c070
 def masked(
     address: str | URL, # URL, or anything else
 ) -> str: # safe to show
@@ -440,7 +431,7 @@ def masked(
     user, at, host = parts.netloc.rpartition("@")
     return f"{scheme}://{'***@'*bool(at)}{host}{parts.path}{'?***'*bool(parts.query)}"
 
-# %% ../nbs/01b_sources.ipynb #c074
+# %% ../nbs/01b_sources.ipynb #c073
 def refuse_password(
     address: str, # given as a parameter
 ):
@@ -448,11 +439,11 @@ def refuse_password(
     if has_password(address): raise InputError(f"{masked(address)} holds a password or a signature, which would be written into the records of the run;"
         " take it out and put it into the environment: PGPASSWORD, or the whole address as DATABASE_URL (photos: FB_MKS_IMG_URL)")
 
-# %% ../nbs/01b_sources.ipynb #c077
+# %% ../nbs/01b_sources.ipynb #c076
 ENVIRONMENT = dict(host="FB_MKS_AWS_POSTGRESQL_ENDPOINT", username="FB_MKS_POSTGRESQL_USERNAME", password="FB_MKS_POSTGRESQL_PASSWORD", database="FB_MKS_POSTGRESQL_DB")
 PHOTO_VARIABLE = "FB_MKS_IMG_URL"
 
-# %% ../nbs/01b_sources.ipynb #c078
+# %% ../nbs/01b_sources.ipynb #c077
 def split_endpoint(
     endpoint: str, # HOST, HOST:PORT, or the folder of a socket
 ) -> dict: # arguments of URL.create
@@ -463,7 +454,7 @@ def split_endpoint(
     if not host or parts.netloc != endpoint or "@" in endpoint: raise InputError(f"{ENVIRONMENT['host']} is not HOST or HOST:PORT")
     return dict(host=host, port=port)
 
-# %% ../nbs/01b_sources.ipynb #c079
+# %% ../nbs/01b_sources.ipynb #c078
 def environment_url() -> URL: # for SQLAlchemy
     "The database that the environment names; raises InputError"
     given = {part: os.environ.get(name, "") for part, name in ENVIRONMENT.items()}
@@ -472,7 +463,7 @@ def environment_url() -> URL: # for SQLAlchemy
     if missing: raise InputError(f"the environment names no database: {', '.join(missing)} not set, nor DATABASE_URL")
     return URL.create("postgresql+psycopg2", given["username"], given["password"] or None, database=given["database"], **split_endpoint(given["host"]))
 
-# %% ../nbs/01b_sources.ipynb #c081
+# %% ../nbs/01b_sources.ipynb #c080
 @contextmanager
 def database_errors(
     url: URL, # of the database
@@ -486,18 +477,18 @@ def database_errors(
         place = f" at {url.host or url.query.get('host', 'the local socket')}" if url.drivername != "sqlite" else ""
         raise InputError(f"the database {url.database}{place} cannot be read: {reason}") from None
 
-# %% ../nbs/01b_sources.ipynb #c084
+# %% ../nbs/01b_sources.ipynb #c083
 class PhotoError(ValueError):
     "A photo cannot be used; `rule` names the check it failed, the message says why"
     def __init__(self, rule: str, reason: str):
         super().__init__(reason)
         self.rule = rule
 
-# %% ../nbs/01b_sources.ipynb #c085
+# %% ../nbs/01b_sources.ipynb #c084
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SIZE_LIMIT = 50_000_000 # bytes of one photo file
 
-# %% ../nbs/01b_sources.ipynb #c086
+# %% ../nbs/01b_sources.ipynb #c085
 def open_zip(
     path: str | Path, # file
 ) -> zipfile.ZipFile: # open for reading
@@ -507,7 +498,7 @@ def open_zip(
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError):
         raise InputError(f"{path} is not a zip file; send it again, or unpack the photos into a folder images/") from None
 
-# %% ../nbs/01b_sources.ipynb #c088
+# %% ../nbs/01b_sources.ipynb #c087
 def member_path(
     member: zipfile.ZipInfo, # of a zip
 ) -> str: # with slashes
@@ -518,14 +509,14 @@ def member_path(
         except UnicodeError: pass # it is in code page 437, as the format says
     return name.replace("\\", "/")
 
-# %% ../nbs/01b_sources.ipynb #c089
+# %% ../nbs/01b_sources.ipynb #c088
 def photo_key(
     name: str, # photo id, or the path of a file without its suffix
 ) -> str: # equal for all ways to write the same name
     "A photo id in Unicode's composed form (NFC)"
     return unicodedata.normalize("NFC", name)
 
-# %% ../nbs/01b_sources.ipynb #c090
+# %% ../nbs/01b_sources.ipynb #c089
 def read_member(
     archive: zipfile.ZipFile, # open
     member: zipfile.ZipInfo, # of it
@@ -542,7 +533,7 @@ def read_member(
     if len(data) > SIZE_LIMIT: raise PhotoError("too large", f"over the limit of {SIZE_LIMIT/1e6:,.0f} MB, whatever the zip says of its size")
     return data
 
-# %% ../nbs/01b_sources.ipynb #c091
+# %% ../nbs/01b_sources.ipynb #c090
 class PhotoFiles:
     "Photo files in a zip or a folder; photo id to bytes. Close it, or use it in a `with`"
     def __init__(self,
@@ -574,7 +565,7 @@ class PhotoFiles:
         if self.zip: return read_member(self.zip, file)
         return read_file(file)
 
-# %% ../nbs/01b_sources.ipynb #c092
+# %% ../nbs/01b_sources.ipynb #c091
 def read_file(
     path: Path, # of a photo
 ) -> bytes: # at most SIZE_LIMIT
@@ -585,7 +576,7 @@ def read_file(
     if len(data) > SIZE_LIMIT: raise PhotoError("too large", f"over the limit of {SIZE_LIMIT/1e6:,.0f} MB")
     return data
 
-# %% ../nbs/01b_sources.ipynb #c098
+# %% ../nbs/01b_sources.ipynb #c097
 def is_loopback(
     host: str | None, # name or number
 ) -> bool: # whether it is this machine
@@ -594,7 +585,7 @@ def is_loopback(
     try: return ip_address(host or "").is_loopback
     except ValueError: return False
 
-# %% ../nbs/01b_sources.ipynb #c099
+# %% ../nbs/01b_sources.ipynb #c098
 def check_address(
     address: str, # URL of a file
     before: str = "", # URL that sends on to it
@@ -606,7 +597,7 @@ def check_address(
     if before and is_loopback(parts.hostname) and not is_loopback(split_address(before).hostname):
         raise InputError(f"{masked(before)} sends on to this machine itself, which is not followed")
 
-# %% ../nbs/01b_sources.ipynb #c101
+# %% ../nbs/01b_sources.ipynb #c100
 def request(
     address: str, # URL
     headers: dict[str, str] = {}, # further ones
@@ -621,7 +612,7 @@ def request(
         before, address = address, urljoin(address, response.headers["Location"])
     raise InputError(f"{masked(address)} sends on again and again; give the address that it leads to")
 
-# %% ../nbs/01b_sources.ipynb #c103
+# %% ../nbs/01b_sources.ipynb #c102
 def version(
     response: requests.Response, # of a whole file (200) or of a part (206)
 ) -> dict: # etag, modified, length in bytes; None where it is not said
@@ -629,7 +620,7 @@ def version(
     total = response.headers.get("Content-Range", "").rpartition("/")[2] if response.status_code == 206 else response.headers.get("Content-Length", "")
     return dict(etag=response.headers.get("ETag"), modified=response.headers.get("Last-Modified"), length=int(total) if total.isdigit() else None)
 
-# %% ../nbs/01b_sources.ipynb #c104
+# %% ../nbs/01b_sources.ipynb #c103
 def refusal(
     response: requests.Response, # open
     address: str, # what was asked for
@@ -640,14 +631,14 @@ def refusal(
     if response.status_code < 500 and response.status_code not in (408, 416, 429): raise InputError(f"{masked(address)} cannot be fetched: {said}")
     return said
 
-# %% ../nbs/01b_sources.ipynb #c106
+# %% ../nbs/01b_sources.ipynb #c105
 def beside(
     path: Path, # where the file shall be
 ) -> tuple[Path, Path, Path]: # the part, the note of its version, the note of the whole file's version
     "Files beside a fetched one"
     return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json"), path.with_name(f"{path.name}.json")
 
-# %% ../nbs/01b_sources.ipynb #c107
+# %% ../nbs/01b_sources.ipynb #c106
 def read_note(
     path: Path, # of `beside`
 ) -> dict: # of `version`; empty when there is none
@@ -655,7 +646,7 @@ def read_note(
     try: return read_json(path)
     except (FileNotFoundError, ValueError): return {}
 
-# %% ../nbs/01b_sources.ipynb #c108
+# %% ../nbs/01b_sources.ipynb #c107
 def range_headers(
     path: Path, # where the file shall be
 ) -> dict[str, str]: # empty to ask for the whole
@@ -665,7 +656,7 @@ def range_headers(
     same = (etag if not etag.startswith("W/") else "") or note.get("modified")
     return {"Range": f"bytes={part.stat().st_size}-", "If-Range": same} if same and part.exists() and part.stat().st_size else {}
 
-# %% ../nbs/01b_sources.ipynb #c109
+# %% ../nbs/01b_sources.ipynb #c108
 def is_here(
     response: requests.Response, # of the whole file
     path: Path, # where it shall be
@@ -674,7 +665,7 @@ def is_here(
     said = version(response)
     return path.exists() and any(said.values()) and said == read_note(beside(path)[2]) and said["length"] in (None, path.stat().st_size)
 
-# %% ../nbs/01b_sources.ipynb #c110
+# %% ../nbs/01b_sources.ipynb #c109
 def continues(
     response: requests.Response, # open
     path: Path, # where the file shall be
@@ -686,7 +677,7 @@ def continues(
     part.unlink(missing_ok=True)
     raise requests.ConnectionError("the file has changed")
 
-# %% ../nbs/01b_sources.ipynb #c111
+# %% ../nbs/01b_sources.ipynb #c110
 def check_size(
     size: int, # bytes that will lie on disk
     limit: int, # bytes
@@ -698,7 +689,7 @@ def check_size(
     for file in beside(path)[:2]: file.unlink(missing_ok=True)
     raise InputError(f"{masked(address)} is larger than the limit of {limit/1e6:,.0f} MB")
 
-# %% ../nbs/01b_sources.ipynb #c112
+# %% ../nbs/01b_sources.ipynb #c111
 def receive(
     response: requests.Response, # open
     path: Path, # where the file shall be
@@ -720,7 +711,7 @@ def receive(
             bar.update(len(piece))
     if length not in (None, size): raise requests.ConnectionError("fewer bytes than the server said")
 
-# %% ../nbs/01b_sources.ipynb #c113
+# %% ../nbs/01b_sources.ipynb #c112
 def keep(
     path: Path, # where the file shall be
     address: str, # where it comes from
@@ -736,7 +727,7 @@ def keep(
     os.replace(note, whole)
     return path
 
-# %% ../nbs/01b_sources.ipynb #c114
+# %% ../nbs/01b_sources.ipynb #c113
 def fetch_zip(
     address: str, # URL of a zip
     path: str | Path, # where it shall be
@@ -762,7 +753,7 @@ def fetch_zip(
     here = beside(path)[0].stat().st_size if beside(path)[0].exists() else 0
     raise InputError(f"{masked(address)} cannot be fetched after {attempts} attempts ({reason}); {here:,} bytes are kept, and the next attempt goes on from there")
 
-# %% ../nbs/01b_sources.ipynb #c115
+# %% ../nbs/01b_sources.ipynb #c114
 def ask_version(
     address: str, # URL of a zip
     size_limit: int = 20_000_000_000, # bytes
@@ -777,7 +768,7 @@ def ask_version(
     if (said["length"] or 0) > size_limit: raise InputError(f"{masked(address)} is larger than the limit of {size_limit/1e6:,.0f} MB")
     return said
 
-# %% ../nbs/01b_sources.ipynb #c121
+# %% ../nbs/01b_sources.ipynb #c120
 class Source:
     "Where listings live; each kind has its own `where`, `header`, `rows` and `tables_hash`"
     def __init__(self,
@@ -790,7 +781,7 @@ class Source:
 
     def __repr__(self): return f"{type(self).__name__}({self.name!r})"
 
-# %% ../nbs/01b_sources.ipynb #c122
+# %% ../nbs/01b_sources.ipynb #c121
 @patch
 def check_columns(self: Source,
     table: str, # "products" or "images"
@@ -798,7 +789,7 @@ def check_columns(self: Source,
     "Raises InputError when the table or one of its columns is missing"
     check_header(self.where(table), self.header(table), SCHEMAS[table], self.mapping.get(table, {}))
 
-# %% ../nbs/01b_sources.ipynb #c123
+# %% ../nbs/01b_sources.ipynb #c122
 @patch
 def batches(self: Source,
     table: str, # "products" or "images"
@@ -809,14 +800,14 @@ def batches(self: Source,
     self.counts[table] = counts = Counter()
     for good, torn in self.rows(table, size, counts): yield arrange(good, table, self.mapping.get(table, {})), torn.assign(table=table)
 
-# %% ../nbs/01b_sources.ipynb #c124
+# %% ../nbs/01b_sources.ipynb #c123
 def is_web(
     place: str | Path | None, # of photos
 ) -> bool: # whether it is a web address
     "Whether photos lie behind an address"
     return "://" in str(place)
 
-# %% ../nbs/01b_sources.ipynb #c125
+# %% ../nbs/01b_sources.ipynb #c124
 @patch
 def check(self: Source):
     "See that there are listings, the columns, and photos that open; raises InputError, writes nothing"
@@ -826,7 +817,7 @@ def check(self: Source):
     if is_web(self.photos): ask_version(self.photos)
     elif self.photos is not None: PhotoFiles(self.photos).close()
 
-# %% ../nbs/01b_sources.ipynb #c126
+# %% ../nbs/01b_sources.ipynb #c125
 @patch
 def photo_files(self: Source) -> PhotoFiles | None: # to be closed; None when the source has no photos
     "Photos of the source, fetched first when they lie elsewhere; raises InputError"
@@ -835,14 +826,14 @@ def photo_files(self: Source) -> PhotoFiles | None: # to be closed; None when th
     place = hashlib.sha256(self.photos.partition("?")[0].encode()).hexdigest()[:12]
     return PhotoFiles(fetch_zip(self.photos, self.cache/f"photos-{place}.zip"))
 
-# %% ../nbs/01b_sources.ipynb #c127
+# %% ../nbs/01b_sources.ipynb #c126
 @patch
 def fingerprint(self: Source) -> str: # 64 hexadecimal digits
     "SHA-256 over the tables, the column mapping and the photos; raises InputError"
     photos = None if self.photos is None else ask_version(self.photos) if is_web(self.photos) else content_hash([Path(self.photos)])
     return hashlib.sha256(json.dumps([self.tables_hash(), self.mapping, photos], sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/01b_sources.ipynb #c128
+# %% ../nbs/01b_sources.ipynb #c127
 def content_hash(
     paths: Iterable[Path], # files, or folders of files
 ) -> str: # 64 hexadecimal digits
@@ -854,7 +845,7 @@ def content_hash(
         total.update("\n".join([path.name, *notes]).encode() if files else sha256_file(path).encode() if path.is_file() else b"empty")
     return total.hexdigest()
 
-# %% ../nbs/01b_sources.ipynb #c130
+# %% ../nbs/01b_sources.ipynb #c129
 def find_table(
     folder: Path, # of the source
     table: str, # "products" or "images"
@@ -865,7 +856,7 @@ def find_table(
     if len(found) > 1: raise InputError(f"{folder} has {' and '.join(path.name for path in found)}; leave one of them")
     return found[0]
 
-# %% ../nbs/01b_sources.ipynb #c131
+# %% ../nbs/01b_sources.ipynb #c130
 def photo_path(
     folder: str | Path, # a source folder
 ) -> Path: # its images.zip or images/
@@ -874,7 +865,7 @@ def photo_path(
         if path.exists(): return path
     raise InputError(f"{folder} has neither images.zip nor a folder images/; put the photos into one of them, or say with --photos where they are")
 
-# %% ../nbs/01b_sources.ipynb #c132
+# %% ../nbs/01b_sources.ipynb #c131
 class FolderSource(Source):
     "A folder with Products and Images as .csv or .parquet"
     def __init__(self,
@@ -891,14 +882,14 @@ class FolderSource(Source):
     def rows(self, table, size, counts): return file_batches(self.paths[table], size, counts)
     def tables_hash(self): return content_hash(self.paths.values())
 
-# %% ../nbs/01b_sources.ipynb #c135
+# %% ../nbs/01b_sources.ipynb #c134
 def row_hash(
     rows: Iterable[tuple[str, ...]], # of a table, in any order
 ) -> int: # the same for the same rows in another order
     "Sum of the SHA-256 of the rows"
     return sum(int.from_bytes(hashlib.sha256(json.dumps(list(row)).encode()).digest(), "big") for row in rows) % 2**256
 
-# %% ../nbs/01b_sources.ipynb #c137
+# %% ../nbs/01b_sources.ipynb #c136
 class DatabaseSource(Source):
     "Tables `products` and `images` of a database"
     def __init__(self,
@@ -913,14 +904,14 @@ class DatabaseSource(Source):
 
     def where(self, table): return f"table {table} of {self.name}"
 
-# %% ../nbs/01b_sources.ipynb #c138
+# %% ../nbs/01b_sources.ipynb #c137
 @patch
 @contextmanager
 def connect(self: DatabaseSource) -> Iterator[Connection]: # that cannot write
     "Connect to the database; raises InputError, also for what goes wrong while connected"
     with database_errors(self.url), self.engine.connect() as connection: yield connection.execution_options(postgresql_readonly=True)
 
-# %% ../nbs/01b_sources.ipynb #c139
+# %% ../nbs/01b_sources.ipynb #c138
 @patch
 def header(self: DatabaseSource,
     table: str, # "products" or "images"
@@ -932,7 +923,7 @@ def header(self: DatabaseSource,
             raise InputError(f"{self.name} has no table {table}; it has: {', '.join(sorted([*found.get_table_names(), *found.get_view_names()])) or 'none'}")
         return list(connection.execute(select(sql_text("*")).select_from(sql_table(table)).limit(0)).keys())
 
-# %% ../nbs/01b_sources.ipynb #c140
+# %% ../nbs/01b_sources.ipynb #c139
 @patch
 def cells(self: DatabaseSource,
     table: str, # "products" or "images"
@@ -944,7 +935,7 @@ def cells(self: DatabaseSource,
         result = connection.execution_options(stream_results=True, yield_per=size).execute(select(*cells).select_from(sql_table(table)))
         yield from (list(map(tuple, rows)) for rows in result.partitions(size))
 
-# %% ../nbs/01b_sources.ipynb #c141
+# %% ../nbs/01b_sources.ipynb #c140
 @patch
 def rows(self: DatabaseSource,
     table: str, # "products" or "images"
@@ -955,13 +946,13 @@ def rows(self: DatabaseSource,
     header = name_columns(self.where(table), self.header(table))
     for rows in self.cells(table, size): yield pd.DataFrame(rows, columns=header, dtype=str), set_aside(table, header, [])
 
-# %% ../nbs/01b_sources.ipynb #c142
+# %% ../nbs/01b_sources.ipynb #c141
 @patch
 def tables_hash(self: DatabaseSource) -> list: # what tells the content, whatever the order of the rows
     "Columns of both tables and a sum over their rows; raises InputError"
     return [[self.header(table), row_hash(row for rows in self.cells(table, 5000) for row in rows)] for table in SCHEMAS]
 
-# %% ../nbs/01b_sources.ipynb #c144
+# %% ../nbs/01b_sources.ipynb #c143
 def photo_place(
     photos: str, # zip, folder, https address or "environment"; may be empty
 ) -> str | None: # zip, folder or https address
@@ -974,7 +965,7 @@ def photo_place(
         check_address(photos)
     return photos or None
 
-# %% ../nbs/01b_sources.ipynb #c145
+# %% ../nbs/01b_sources.ipynb #c144
 def open_source(
     source: str | Path, # folder, "postgresql://USER@HOST/DATABASE", "sqlite:///FILE", or "environment"
     columns: str = "", # column mapping: YAML, or the path of a file of it
@@ -993,7 +984,7 @@ def open_source(
     mapping = str(columns) or (str(folder/"columns.yaml") if (folder/"columns.yaml").is_file() else "")
     return FolderSource(folder, read_mapping(mapping), place, cache)
 
-# %% ../nbs/01b_sources.ipynb #c147
+# %% ../nbs/01b_sources.ipynb #c146
 def check_source(
     source: str | Path | None, # of `open_source`; empty or None for the demo catalogue
     columns: str = "", # of `open_source`

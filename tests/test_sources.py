@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, make_url, text
 from fb_marketplace import sources
 from fb_marketplace.core import InputError, read_json
 from fb_marketplace.sources import (PhotoError, PhotoFiles, check_source, fetch_zip, file_batches,
-                                    masked, open_source, part_extra, read_table)
+                                    masked, open_source, read_table)
 
 VARIABLES = [*sources.ENVIRONMENT.values(), sources.PHOTO_VARIABLE, "DATABASE_URL", "PGPASSWORD"]
 
@@ -194,9 +194,9 @@ def test_another_marketplace_needs_a_mapping_only(shop, tmp_path):
     pd.DataFrame(dict(id=["p1"], listing=["1"])).to_csv(shop/"Images.csv", index=False)
     with pytest.raises(InputError, match=r"no column product_description, price .*; map it with --columns; it has: id, title"): check_source(shop)
     (shop/"columns.yaml").write_text(mapping)
-    good, extra = part_extra(whole(open_source(shop))[0], "products")
-    pd.testing.assert_frame_equal(good, expected)
-    assert extra == [dict(group="g", split="s", price_text="t", lat="l")]*7
+    good, _ = whole(open_source(shop))
+    pd.testing.assert_frame_equal(good[expected.columns], expected)
+    assert good.drop(columns=expected.columns).to_dict("records") == [dict(group="g", split="s", price_text="t", lat="l")]*7
     assert whole(open_source(shop), "images")[0].product_id.tolist() == ["1"]
     (shop/"columns.yaml").rename(tmp_path/"other.yaml")
     pd.testing.assert_frame_equal(whole(open_source(shop, str(tmp_path/"other.yaml")))[0], whole(open_source(shop, mapping))[0])
