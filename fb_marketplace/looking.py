@@ -6,7 +6,8 @@
 __all__ = ['PAGE', 'check_rows', 'zero_to_one', 'maps_of', 'grad_cam', 'with_classifier', 'feature_maps', 'class_activation',
            'patch_corners', 'occlusion', 'heated', 'half_area', 'draw_attention', 'first_filters', 'draw_filters',
            'nearest_photos', 'frame', 'draw_neighbours', 'confusion_table', 'largest_confusions', 'draw_confusion',
-           'sample_rows', 'embedding_map', 'next_to_own', 'draw_map', 'grid_cells', 'draw_photo_map', 'photo_map_html']
+           'sample_rows', 'embedding_map', 'next_to_own', 'densest', 'draw_map', 'grid_cells', 'alike_beside',
+           'draw_photo_map', 'photo_map_html']
 
 # %% ../nbs/04f_looking.ipynb #c002
 import base64
@@ -17,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jinja2 import Environment
-from matplotlib import colormaps, patheffects
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
@@ -271,7 +272,7 @@ def draw_neighbours(
             frame(axis, PALETTE["black"] if axis is row[0] else PALETTE["both" if codes[position] == codes[query] else "warn"])
     real = neighbours >= 0
     same = (codes[neighbours] == codes[np.asarray(query_rows)][:, None]) & real
-    return finding(figure, f"Of the {real.sum()} nearest photos {same.sum()} are of the category of the photo at the left (green), {real.sum() - same.sum()} of another (red)")
+    return finding(figure, f"{same.sum()} of the {real.sum()} nearest photos are of the same category as the photo at the left (green frames), {real.sum() - same.sum()} of another (orange)")
 
 # %% ../nbs/04f_looking.ipynb #c058
 def confusion_table(
@@ -356,21 +357,30 @@ def next_to_own(
     return codes[nearest] == codes
 
 # %% ../nbs/04f_looking.ipynb #c072
+def densest(
+    xy: np.ndarray, # (n, 2) points of one category
+) -> np.ndarray: # (2,) one of them
+    "Where a category is at home: the point that is nearest to the closest third of the others"
+    apart = np.sort(np.linalg.norm(xy[:, None] - xy, axis=2), axis=1)
+    return xy[apart[:, :ceil(len(xy)/3) + 1].mean(1).argmin()]
+
+# %% ../nbs/04f_looking.ipynb #c074
 def draw_map(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     codes: np.ndarray, # (n,) category codes, of two categories or more
     categories: list[str], # in the order of the codes
     colours: dict[str, str], # of the categories
-) -> plt.Figure: # a point a photo, a name at the median of each category
+) -> plt.Figure: # a point a photo, a name where each category is at home
     "Photos on a plane, coloured by category; raises InputError"
     check_rows(2, xy=xy, codes=codes)
     codes, there = np.asarray(codes), sorted(set(map(int, codes)))
     if len(there) < 2: raise InputError(f"a map shows how categories lie to each other; these photos are all of {categories[there[0]]}")
     figure, axis = plt.subplots(figsize=(9, 6.6), layout="constrained")
     axis.scatter(*xy.T, s=max(8, min(60, 14000/len(xy))), c=[colours.get(categories[code], PALETTE["floor"]) for code in codes], alpha=.8, lw=.3, edgecolors="white")
-    low, size = xy.min(0), np.ptp(xy, axis=0)
-    for code, (x, y) in zip(there, spread_out((np.array([np.median(xy[codes == code], axis=0) for code in there]) - low)/size, .2, .045)*size + low):
-        axis.text(x, y, categories[code], fontsize=8.5, weight="bold", ha="center", va="center", path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
+    low, size = xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)
+    homes = spread_out(np.array([(densest(xy[codes == code]) - low)/size for code in there]), .2, .045)*size + low
+    for code, (x, y) in zip(there, homes):
+        axis.text(x, y, categories[code], fontsize=8.5, weight="bold", ha="center", va="center",
                   bbox=dict(boxstyle="round,pad=.25", facecolor="white", alpha=.75, edgecolor=colours.get(categories[code], PALETTE["floor"]), linewidth=1.5))
     axis.set(xticks=[], yticks=[]); axis.spines[:].set_visible(False)
     own = next_to_own(xy, codes)
@@ -378,7 +388,7 @@ def draw_map(
     return finding(figure, f"{own.mean():.0%} of {len(xy):,} photos lie next to one of their own category; {categories[each.idxmax()]} hold together best ({each.max():.0%}), "
                            f"{categories[each.idxmin()]} least ({each.min():.0%})")
 
-# %% ../nbs/04f_looking.ipynb #c076
+# %% ../nbs/04f_looking.ipynb #c078
 def grid_cells(
     xy: np.ndarray, # (n, 2)
     shape: float = 1.5, # width over height of the grid
@@ -393,7 +403,17 @@ def grid_cells(
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
     return cells[linear_sum_assignment(((wanted[:, None] - cells)**2).sum(-1))[1]]
 
-# %% ../nbs/04f_looking.ipynb #c078
+# %% ../nbs/04f_looking.ipynb #c080
+def alike_beside(
+    cells: np.ndarray, # (n, 2) of `grid_cells`
+    labels: Sequence[str], # of each
+) -> float: # share of the pairs side by side, or one above the other; nan when there are none
+    "How often two that touch on the grid have the same label"
+    label_at = dict(zip(map(tuple, cells.tolist()), labels))
+    pairs = [label == label_at[beside] for (column, row), label in label_at.items() for beside in ((column + 1, row), (column, row + 1)) if beside in label_at]
+    return float(np.mean(pairs)) if pairs else np.nan
+
+# %% ../nbs/04f_looking.ipynb #c082
 def draw_photo_map(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     photos: Sequence[Image.Image], # (n,), a few hundred
@@ -402,6 +422,7 @@ def draw_photo_map(
 ) -> plt.Figure: # thumbnails, none on top of another
     "Photos near their places on a plane; raises InputError"
     check_rows(2, xy=xy, photos=photos)
+    if len(colours): check_rows(photos=photos, colours=colours)
     cells = grid_cells(np.asarray(xy, float))
     columns, rows = cells.max(0) + 1
     sheet, width = Image.new("RGB", (side*columns, side*rows), "white"), max(2, side//18)
@@ -411,9 +432,10 @@ def draw_photo_map(
         sheet.paste(tile, (side*column + 1, side*row + 1))
     figure, axis = plt.subplots(figsize=(12, 12*rows/columns + .4), layout="constrained")
     axis.imshow(sheet, interpolation="antialiased"); axis.axis("off")
-    return finding(figure, f"{len(photos):,} photos, each beside those that the model finds most like it")
+    beside = f"; {alike_beside(cells, colours):.0%} of those that touch are of one category" if len(colours) else ""
+    return finding(figure, f"{len(photos):,} photos, each near those that the model finds most like it{beside}")
 
-# %% ../nbs/04f_looking.ipynb #c082
+# %% ../nbs/04f_looking.ipynb #c086
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -443,7 +465,7 @@ h1 { font-size: 1.1rem; margin: 0 0 .6rem }
 </body></html>
 """)
 
-# %% ../nbs/04f_looking.ipynb #c083
+# %% ../nbs/04f_looking.ipynb #c087
 def photo_map_html(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     photos: Sequence[Image.Image], # (n,), a few hundred
