@@ -59,7 +59,7 @@ def maps_of(
     layers = [layer for layer in model.layers if layer.name == layer_name] if layer_name else model.layers[::-1]
     if not layers: raise InputError(f"{model.name} has no layer {layer_name!r}; it has {', '.join(layer.name for layer in model.layers)}")
     for layer in layers:
-        for tensor in ([] if hasattr(layer, "layers") else [layer.output]) + [layer.input]:
+        for tensor in () if hasattr(layer, "layers") else (layer.output, layer.input): # those of a nested network belong to another graph
             if len(getattr(tensor, "shape", ())) == 4: return tensor
     raise InputError(f"{layer_name or model.name} has no maps, rows x columns x channels, to look at; name a convolutional layer, or the pooling layer behind it")
 
