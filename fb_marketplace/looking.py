@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'check_rows', 'zero_to_one', 'maps_of', 'grad_cam', 'with_classifier', 'feature_maps', 'class_activation',
-           'patch_corners', 'occlusion', 'heated', 'half_area', 'draw_attention', 'first_filters', 'draw_filters',
-           'nearest_photos', 'frame', 'draw_neighbours', 'confusion_table', 'largest_confusions', 'draw_confusion',
-           'sample_rows', 'embedding_map', 'next_to_own', 'densest', 'draw_map', 'grid_cells', 'alike_beside',
-           'draw_photo_map', 'photo_map_html']
+           'patch_corners', 'occlusion', 'heated', 'half_area', 'draw_attention', 'first_filters', 'smoothness',
+           'draw_filters', 'nearest_photos', 'frame', 'draw_neighbours', 'confusion_table', 'largest_confusions',
+           'draw_confusion', 'sample_rows', 'embedding_map', 'next_to_own', 'densest', 'draw_map', 'grid_cells',
+           'alike_beside', 'draw_photo_map', 'photo_map_html']
 
 # %% ../nbs/04f_looking.ipynb #c002
-import base64
+import base64, textwrap
 from collections.abc import Callable, Sequence
 from math import ceil
 
@@ -186,13 +186,13 @@ def draw_attention(
     "Photos and where the model looked; raises InputError"
     check_rows(photos=photos, maps=maps, titles=titles)
     rows, columns = ceil(len(photos)/columns), min(columns, len(photos))
-    figure, axes = plt.subplots(2*rows, columns, figsize=(max(4.4, 1.75*columns), 3.7*rows + .5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(2*rows, columns, figsize=(max(4.4, 1.75*columns), 3.65*rows + .5), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=.02, w_pad=.02)
     for axis in axes.flat: axis.axis("off")
     for place, (photo, heat, title) in enumerate(zip(photos, maps, titles)):
         plain, hot = axes[2*(place//columns):][:2, place % columns]
         plain.imshow(photo); hot.imshow(heated(np.asarray(photo), heat))
-        plain.set_title(title, fontsize=8, color=colours[place] if len(colours) else PALETTE["black"])
+        plain.set_title(textwrap.fill(title, 26), fontsize=8, color=colours[place] if len(colours) else PALETTE["black"])
     areas = half_area(maps)
     if np.isnan(areas).all(): return finding(figure, "On none of these photos does anything speak for the category")
     return finding(figure, f"Half of what speaks for the category lies on {np.nanmedian(areas):.0%} of the photo (median of {len(photos)})")
@@ -207,6 +207,15 @@ def first_filters(
     return found[0].numpy()
 
 # %% ../nbs/04f_looking.ipynb #c046
+def smoothness(
+    tiles: np.ndarray, # (filters, rows, columns, 3)
+) -> float: # -1 to 1; nan where a filter is one pixel
+    "Correlation of weights side by side, or one above the other: nil in noise, near one in soft patterns"
+    pairs = [(tiles[:, :, :-1], tiles[:, :, 1:]), (tiles[:, :-1], tiles[:, 1:])]
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    return float(np.corrcoef(one, other)[0, 1]) if len(one) and np.ptp(one) and np.ptp(other) else np.nan
+
+# %% ../nbs/04f_looking.ipynb #c048
 def draw_filters(
     filters: np.ndarray, # (rows, columns, 3, filters), of `first_filters`
     columns: int = 12, # filters in a row
@@ -216,13 +225,13 @@ def draw_filters(
     tiles = np.moveaxis(filters, 3, 0)
     colourless = 3*(tiles.mean(3)**2).sum((1, 2))/np.maximum((tiles**2).sum((1, 2, 3)), 1e-12)
     rows, columns = ceil(len(tiles)/columns), min(columns, len(tiles))
-    figure, axes = plt.subplots(rows, columns, figsize=(max(4.4, .72*columns), .72*rows + .6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(max(6, .75*columns), .75*rows + .6), squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=.03, w_pad=.03, hspace=0, wspace=0)
     for axis in axes.flat: axis.axis("off")
     for axis, tile in zip(axes.flat, tiles[np.argsort(-colourless, kind="stable")]): axis.imshow(.5 + .5*tile/max(abs(tile).max(), 1e-12))
-    grey = int((colourless > .5).sum())
-    return finding(figure, f"Of {len(tiles)} first filters {grey} look mostly at light and dark, {len(tiles) - grey} mostly at colour")
+    return finding(figure, f"{(colourless > .5).sum()} of {len(tiles)} first filters look mostly at light and dark, the others at colour; neighbouring weights correlate by {smoothness(tiles):.2f} (noise: 0)")
 
-# %% ../nbs/04f_looking.ipynb #c051
+# %% ../nbs/04f_looking.ipynb #c053
 def nearest_photos(
     vectors: np.ndarray, # (n, size), unit rows
     query_rows: Sequence[int], # (q,) positions of the photos to ask for
@@ -240,7 +249,7 @@ def nearest_photos(
     found = np.where(np.take_along_axis(own, order, 1), -1, among[order])
     return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=-1)
 
-# %% ../nbs/04f_looking.ipynb #c053
+# %% ../nbs/04f_looking.ipynb #c055
 def frame(
     axis: plt.Axes, # with a photo on it
     colour: str, # of the frame
@@ -250,7 +259,7 @@ def frame(
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set(color=colour, linewidth=width)
 
-# %% ../nbs/04f_looking.ipynb #c054
+# %% ../nbs/04f_looking.ipynb #c056
 def draw_neighbours(
     photo_at: Callable[[int], Image.Image], # position to photo
     query_rows: Sequence[int], # (q,) positions
@@ -268,13 +277,13 @@ def draw_neighbours(
         for axis, position in zip(row[[0, *range(2, count + 2)]], [query, *found]):
             if position < 0: continue
             axis.axis("on"); axis.imshow(square(photo_at(position), side, "crop"))
-            axis.set_title(categories[codes[position]][:20], fontsize=7.5)
+            axis.set_title(textwrap.shorten(categories[codes[position]], 23, placeholder=" …"), fontsize=7.5)
             frame(axis, PALETTE["black"] if axis is row[0] else PALETTE["both" if codes[position] == codes[query] else "warn"])
     real = neighbours >= 0
     same = (codes[neighbours] == codes[np.asarray(query_rows)][:, None]) & real
     return finding(figure, f"{same.sum()} of the {real.sum()} nearest photos are of the same category as the photo at the left (green frames), {real.sum() - same.sum()} of another (orange)")
 
-# %% ../nbs/04f_looking.ipynb #c058
+# %% ../nbs/04f_looking.ipynb #c060
 def confusion_table(
     codes: np.ndarray, # (n,) given categories
     predicted: np.ndarray, # (n,) predicted categories
@@ -292,7 +301,7 @@ def confusion_table(
     names = [categories[place] for place in order]
     return pd.DataFrame(counts[np.ix_(order, order)], pd.Index(names, name="given"), pd.Index(names, name="predicted"))
 
-# %% ../nbs/04f_looking.ipynb #c060
+# %% ../nbs/04f_looking.ipynb #c062
 def largest_confusions(
     table: pd.DataFrame, # of `confusion_table`
     count: int = 10, # at most
@@ -303,7 +312,7 @@ def largest_confusions(
     wrong = pairs[(pairs.given != pairs.predicted) & (pairs.photos > 0)]
     return wrong.sort_values(["photos", "share", "given", "predicted"], ascending=[False, False, True, True]).head(count).reset_index(drop=True)
 
-# %% ../nbs/04f_looking.ipynb #c062
+# %% ../nbs/04f_looking.ipynb #c064
 def draw_confusion(
     table: pd.DataFrame, # of `confusion_table`
     unit: str = "photos", # that are counted
@@ -324,7 +333,7 @@ def draw_confusion(
     given, predicted, number, share = worst.iloc[0]
     return finding(figure, f"{right}; the commonest confusion is {given} taken for {predicted}: {number:,} {unit}, {share:.0%} of {given}")
 
-# %% ../nbs/04f_looking.ipynb #c066
+# %% ../nbs/04f_looking.ipynb #c068
 def sample_rows(
     count: int, # of rows there are
     most: int, # to keep
@@ -333,7 +342,7 @@ def sample_rows(
     "A random sample without repeats; all rows when there are no more"
     return np.sort(np.random.default_rng(seed).choice(count, min(most, count), replace=False))
 
-# %% ../nbs/04f_looking.ipynb #c068
+# %% ../nbs/04f_looking.ipynb #c070
 def embedding_map(
     vectors: np.ndarray, # (n, size), unit rows, at least four of them
     seed: int = 0, # of the layout
@@ -347,7 +356,7 @@ def embedding_map(
     with threadpool_limits(1):
         return TSNE(init="pca", perplexity=min(perplexity, (len(vectors) - 1)/3), random_state=seed).fit_transform(vectors)
 
-# %% ../nbs/04f_looking.ipynb #c070
+# %% ../nbs/04f_looking.ipynb #c072
 def next_to_own(
     xy: np.ndarray, # (n, 2)
     codes: np.ndarray, # (n,) category codes
@@ -356,7 +365,7 @@ def next_to_own(
     nearest = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors(return_distance=False)[:, 0]
     return codes[nearest] == codes
 
-# %% ../nbs/04f_looking.ipynb #c072
+# %% ../nbs/04f_looking.ipynb #c074
 def densest(
     xy: np.ndarray, # (n, 2) points of one category
 ) -> np.ndarray: # (2,) one of them
@@ -364,7 +373,7 @@ def densest(
     apart = np.sort(np.linalg.norm(xy[:, None] - xy, axis=2), axis=1)
     return xy[apart[:, :ceil(len(xy)/3) + 1].mean(1).argmin()]
 
-# %% ../nbs/04f_looking.ipynb #c074
+# %% ../nbs/04f_looking.ipynb #c076
 def draw_map(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     codes: np.ndarray, # (n,) category codes, of two categories or more
@@ -378,17 +387,18 @@ def draw_map(
     figure, axis = plt.subplots(figsize=(9, 6.6), layout="constrained")
     axis.scatter(*xy.T, s=max(8, min(60, 14000/len(xy))), c=[colours.get(categories[code], PALETTE["floor"]) for code in codes], alpha=.8, lw=.3, edgecolors="white")
     low, size = xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)
-    homes = spread_out(np.array([(densest(xy[codes == code]) - low)/size for code in there]), .2, .045)*size + low
-    for code, (x, y) in zip(there, homes):
-        axis.text(x, y, categories[code], fontsize=8.5, weight="bold", ha="center", va="center",
-                  bbox=dict(boxstyle="round,pad=.25", facecolor="white", alpha=.75, edgecolor=colours.get(categories[code], PALETTE["floor"]), linewidth=1.5))
+    homes = np.array([densest(xy[codes == code]) for code in there])
+    for code, home, place in zip(there, homes, spread_out((homes - low)/size, .19, .042)*size + low):
+        colour = colours.get(categories[code], PALETTE["floor"])
+        axis.annotate(categories[code], home, place, fontsize=8, weight="bold", ha="center", va="center", arrowprops=dict(arrowstyle="-", color=colour, linewidth=1.5, shrinkA=0, shrinkB=0),
+                      bbox=dict(boxstyle="round,pad=.25", facecolor="white", alpha=.8, edgecolor=colour, linewidth=1.5))
     axis.set(xticks=[], yticks=[]); axis.spines[:].set_visible(False)
     own = next_to_own(xy, codes)
     each = pd.Series(own).groupby(codes).mean()
     return finding(figure, f"{own.mean():.0%} of {len(xy):,} photos lie next to one of their own category; {categories[each.idxmax()]} hold together best ({each.max():.0%}), "
                            f"{categories[each.idxmin()]} least ({each.min():.0%})")
 
-# %% ../nbs/04f_looking.ipynb #c078
+# %% ../nbs/04f_looking.ipynb #c080
 def grid_cells(
     xy: np.ndarray, # (n, 2)
     shape: float = 1.5, # width over height of the grid
@@ -403,7 +413,7 @@ def grid_cells(
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
     return cells[linear_sum_assignment(((wanted[:, None] - cells)**2).sum(-1))[1]]
 
-# %% ../nbs/04f_looking.ipynb #c080
+# %% ../nbs/04f_looking.ipynb #c082
 def alike_beside(
     cells: np.ndarray, # (n, 2) of `grid_cells`
     labels: Sequence[str], # of each
@@ -413,7 +423,7 @@ def alike_beside(
     pairs = [label == label_at[beside] for (column, row), label in label_at.items() for beside in ((column + 1, row), (column, row + 1)) if beside in label_at]
     return float(np.mean(pairs)) if pairs else np.nan
 
-# %% ../nbs/04f_looking.ipynb #c082
+# %% ../nbs/04f_looking.ipynb #c084
 def draw_photo_map(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     photos: Sequence[Image.Image], # (n,), a few hundred
@@ -435,7 +445,7 @@ def draw_photo_map(
     beside = f"; {alike_beside(cells, colours):.0%} of those that touch are of one category" if len(colours) else ""
     return finding(figure, f"{len(photos):,} photos, each near those that the model finds most like it{beside}")
 
-# %% ../nbs/04f_looking.ipynb #c086
+# %% ../nbs/04f_looking.ipynb #c088
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -447,7 +457,7 @@ h1 { font-size: 1.1rem; margin: 0 0 .6rem }
 .names i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .2em }
 .plane { position: relative; height: min(76vh, 52rem); margin: 0 .5rem; border: 1px solid #ddd; border-radius: 4px; background: #fafafa }
 .photo { position: absolute; width: 13px; height: 13px; margin: -7px; border: 1px solid #fff; border-radius: 50%; transition: opacity .15s }
-.photo:hover, .photo:focus { z-index: 2; outline: 2px solid #000 }
+.photo:hover, .photo:focus { z-index: 2; outline: 2px solid #000; opacity: 1 !important }
 .card { display: none; position: absolute; left: 16px; top: 16px; padding: 6px; background: #fff; border: 1px solid #888; border-radius: 4px; box-shadow: 0 2px 8px #0004; pointer-events: none; width: max-content; max-width: 14rem; font-size: .8rem }
 .card img { display: block; margin-bottom: 4px }
 .left .card { left: auto; right: 16px } .up .card { top: auto; bottom: 16px }
@@ -465,7 +475,7 @@ h1 { font-size: 1.1rem; margin: 0 0 .6rem }
 </body></html>
 """)
 
-# %% ../nbs/04f_looking.ipynb #c087
+# %% ../nbs/04f_looking.ipynb #c089
 def photo_map_html(
     xy: np.ndarray, # (n, 2) of `embedding_map`
     photos: Sequence[Image.Image], # (n,), a few hundred
