@@ -223,13 +223,16 @@ def draw_filters(
     "Filters over red, green and blue as tiles; grey is nil; raises InputError"
     if np.ndim(filters) != 4 or filters.shape[2] != 3 or not filters.shape[3]: raise InputError(f"filters over three colours have the shape (rows, columns, 3, filters), not {np.shape(filters)}")
     tiles = np.moveaxis(filters, 3, 0)
+    empty = (sizes := abs(tiles).max((1, 2, 3))) <= 1e-3*sizes.max()
     colourless = 3*(tiles.mean(3)**2).sum((1, 2))/np.maximum((tiles**2).sum((1, 2, 3)), 1e-12)
     rows, columns = ceil(len(tiles)/columns), min(columns, len(tiles))
     figure, axes = plt.subplots(rows, columns, figsize=(max(6, .75*columns), .75*rows + .6), squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=.03, w_pad=.03, hspace=0, wspace=0)
     for axis in axes.flat: axis.axis("off")
-    for axis, tile in zip(axes.flat, tiles[np.argsort(-colourless, kind="stable")]): axis.imshow(.5 + .5*tile/max(abs(tile).max(), 1e-12))
-    return finding(figure, f"{(colourless > .5).sum()} of {len(tiles)} first filters look mostly at light and dark, the others at colour; neighbouring weights correlate by {smoothness(tiles):.2f} (noise: 0)")
+    for axis, place in zip(axes.flat, np.lexsort((-colourless, empty))): axis.imshow(.5 + (0 if empty[place] else .5/sizes[place])*tiles[place])
+    kinds = {"look mostly at light and dark": ~empty & (colourless > .5), "look mostly at colour": ~empty & (colourless <= .5), "are empty": empty}
+    counts = ", ".join(f"{which.sum()} {kind}" for kind, which in kinds.items() if which.any())
+    return finding(figure, f"Of {len(tiles)} first filters {counts}; neighbouring weights correlate by {smoothness(tiles):.2f} (noise: 0)")
 
 # %% ../nbs/04f_looking.ipynb #c053
 def nearest_photos(
