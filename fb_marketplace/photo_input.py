@@ -127,7 +127,7 @@ AUGMENTATIONS = { # name to layer of a strength, with a seed
     "translation": lambda strength, seed: keras.layers.RandomTranslation(.1*strength, .1*strength, fill_mode="reflect", seed=seed),
     "brightness": lambda strength, seed: keras.layers.RandomBrightness(min(1., .15*strength), (0, 255), seed=seed),
     "contrast": lambda strength, seed: keras.layers.RandomContrast(min(1., .2*strength), (0, 255), seed=seed),
-    "saturation": lambda strength, seed: keras.layers.RandomSaturation((max(0., .5 - .15*strength), min(1., .5 + .15*strength)), (0, 255), seed=seed),
+    "saturation": lambda strength, seed: keras.layers.RandomSaturation((max(0., .5 - .15*strength), min(.95, .5 + .15*strength)), (0, 1), seed=seed), # the range is that of saturation
     "hue": lambda strength, seed: keras.layers.RandomHue(min(1., .05*strength), (0, 255), seed=seed),
     "rand_augment": lambda strength, seed: keras.layers.RandAugment((0, 255), num_ops=2, factor=min(1., .3*strength), seed=seed),
 }
