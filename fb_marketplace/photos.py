@@ -19,6 +19,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as Exif
 from PIL.TiffTags import TAGS_V2
@@ -203,7 +204,15 @@ def read_photo(
     "Read and decode one photo; raises PhotoError"
     return open_photo(files.read(photo_id))
 
-# %% ../nbs/01d_photos.ipynb #c048
+# %% ../nbs/01d_photos.ipynb #c049
+@patch
+def open(self: PhotoFiles,
+    photo_id: str, # name of the file without its suffix
+) -> Image.Image: # RGB, upright, natural size
+    "One photo; raises PhotoError"
+    return read_photo(self, photo_id)
+
+# %% ../nbs/01d_photos.ipynb #c050
 def check_shape(
     image: Image.Image, # upright
     ratio_low: float = RATIO_LOW, # smallest width : height
@@ -215,7 +224,7 @@ def check_shape(
     if min(image.size) < min_side: raise PhotoError("too small", f"{size}; each side takes at least {min_side}")
     if not ratio_low <= image.width/image.height <= ratio_high: raise PhotoError("shape", f"{size}; width : height is not within {ratio_low} to {ratio_high}")
 
-# %% ../nbs/01d_photos.ipynb #c050
+# %% ../nbs/01d_photos.ipynb #c052
 def clean_photo(
     files: PhotoFiles, # where the photos are
     row: dict, # of the table of photos, with id and product_id
@@ -232,7 +241,7 @@ def clean_photo(
     given = {name: row.get(name, "") for name in ("id", "product_id", "bucket_link", "image_ref", "create_time")}
     return given | dict(adjust_image_file=f"{row['id']}.jpg", image_mode=mode, file_hash=hashlib.sha256(data).hexdigest()) | describe_photo(image), image
 
-# %% ../nbs/01d_photos.ipynb #c054
+# %% ../nbs/01d_photos.ipynb #c056
 def clean_photos(
     files: PhotoFiles, # where the photos are
     rows: Iterable[dict], # of the table of photos; may be endless
@@ -250,7 +259,7 @@ def clean_photos(
             if len(ahead) > workers: yield ahead.popleft().result()
         while ahead: yield ahead.popleft().result()
 
-# %% ../nbs/01d_photos.ipynb #c058
+# %% ../nbs/01d_photos.ipynb #c060
 class PhotoWriter:
     "Writes photos into a zip, as JPEG, one after the other"
     def __init__(self,
@@ -269,7 +278,7 @@ class PhotoWriter:
     def __enter__(self): return self
     def __exit__(self, *_): self.zip.close()
 
-# %% ../nbs/01d_photos.ipynb #c059
+# %% ../nbs/01d_photos.ipynb #c061
 class PhotoStore:
     "The photos of a run: photo id to image, one at a time"
     def __init__(self,

@@ -7,10 +7,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from gradio_client import Client, handle_file
 
+from fb_marketplace.embeddings import EmbeddingStore
 from fb_marketplace.photos import PhotoStore
 from fb_marketplace.store import Listing, Photo, load_table
 
@@ -58,6 +60,22 @@ def test_classify_answers_every_row(demo, feed):
     assert (prices.price_low <= prices.price).all() and (prices.price <= prices.price_high).all()
 
 
+def test_embed_takes_every_photo_and_goes_on(demo, feed, tmp_path):
+    folder, bad_photo, only_photo = feed
+    command = "embed", "--run", demo, "--photos", folder/"photos", "--images", folder/"I.csv", "--output", tmp_path/"store", "--batch", 2, "--quiet"
+    done = call(*command)
+    assert done.returncode == 0 and "1 not (reasons in" in done.stdout and not done.stderr, done.stderr
+    store, listings = EmbeddingStore(tmp_path/"store"), EmbeddingStore(tmp_path/"store"/"listings")
+    owners = pd.read_csv(folder/"I.csv", dtype=str).set_index("id").product_id
+    assert store.bad()["id"].tolist() == [bad_photo] and set(store.ids) == set(owners.index) - {bad_photo}
+    own = store[[name for name in store.ids if owners[name] == only_photo]].mean(0)
+    np.testing.assert_allclose(listings[only_photo], own/np.linalg.norm(own), atol=1e-5)
+    photos, seen = load_table(demo/"marketplace.db", Photo).query("not gone").reset_index(drop=True), np.load(demo/"features"/"photo_embedding.npy")
+    for row in np.flatnonzero(photos["id"].isin(store.ids)): assert store[photos["id"][row]] @ seen[row] > .999 # what the run itself made of them
+    before = (tmp_path/"store"/"vectors.npy").read_bytes()
+    assert call(*command).returncode == 0 and (tmp_path/"store"/"vectors.npy").read_bytes() == before
+
+
 def test_search_by_text_and_photo(demo, feed):
     folder, bad_photo, only_photo = feed
     listings = load_table(demo/"marketplace.db", Listing)
@@ -86,6 +104,9 @@ def test_bad_arguments_are_one_line(arguments, said):
     (["classify", "--products", "P.csv", "--images", "I.csv", "--output", "out.csv"], "go together"),
     (["classify", "--products", "I.csv", "--output", "out.csv"], "neither a column product_name"),
     (["serve", "--port", "70000"], "1 to 65535"),
+    (["embed", "--photos", "photos", "--output", "P.csv"], "cannot be written"),
+    (["embed", "--photos", "nowhere", "--output", "store"], "nowhere does not exist"),
+    (["embed", "--photos", "photos", "--output", "store", "--batch", "0"], "at least one photo"),
 ])
 def test_what_the_user_can_mend_is_one_line(demo, feed, arguments, said):
     done = subprocess.run([PROGRAM, *arguments, "--run", demo], capture_output=True, text=True, cwd=feed[0])
