@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIGURES', 'visible_gpus', 'hide_gpus', 'prepare_device', 'WarmUp', 'make_schedule', 'compile_classifier',
            'leaf_layers', 'freeze', 'fingerprint', 'weights_digest', 'best_epoch', 'is_finished', 'weights_path',
-           'save_epoch', 'load_epoch', 'load_history', 'seed_epoch', 'Progress', 'learning_rate', 'fit_arguments',
-           'train_epoch', 'fit', 'TensorBoardLog', 'draw_confusion', 'make_sprite', 'write_projector']
+           'drop_weights', 'save_epoch', 'load_epoch', 'load_history', 'seed_epoch', 'Progress', 'learning_rate',
+           'fit_arguments', 'train_epoch', 'fit', 'TensorBoardLog', 'draw_confusion', 'make_sprite', 'write_projector']
 
 # %% ../nbs/04c_training.ipynb #c002
 import hashlib, json, os, re, time
@@ -183,6 +183,14 @@ def weights_path(
     return folder/f"epoch-{epoch + 1:03}.weights.h5"
 
 # %% ../nbs/04c_training.ipynb #c043
+def drop_weights(
+    folder: Path, # of the training
+    kept: set[int], # epochs, counted from 0
+):
+    "Remove the weights of all other epochs"
+    for path in set(folder.glob("epoch-*.weights.h5")) - {weights_path(folder, epoch) for epoch in kept}: path.unlink()
+
+# %% ../nbs/04c_training.ipynb #c044
 def save_epoch(
     model: keras.Model, # after its latest epoch
     folder: Path, # of the training
@@ -190,12 +198,12 @@ def save_epoch(
     history: list[dict], # with the latest epoch
 ):
     "Save the weights of the latest epoch, then the history, then drop weights that are neither latest nor best"
-    with replacing(weights_path(folder, len(history) - 1)) as path: model.save_weights(path)
+    latest = len(history) - 1
+    with replacing(weights_path(folder, latest)) as path: model.save_weights(path)
     write_json(folder/"history.json", dict(fingerprint=mark, epochs=history))
-    kept = {weights_path(folder, epoch) for epoch in (len(history) - 1, best_epoch(history))}
-    for path in set(folder.glob("epoch-*.weights.h5")) - kept: path.unlink()
+    drop_weights(folder, {latest, best_epoch(history)})
 
-# %% ../nbs/04c_training.ipynb #c044
+# %% ../nbs/04c_training.ipynb #c045
 def load_epoch(
     model: keras.Model, # compiled
     folder: Path, # of the training
@@ -208,7 +216,7 @@ def load_epoch(
     try: model.load_weights(path)
     except OSError as error: raise ArtefactError(f"{path} is damaged ({str(error)[:80]}); remove {folder} to train from the start") from None
 
-# %% ../nbs/04c_training.ipynb #c045
+# %% ../nbs/04c_training.ipynb #c046
 def load_history(
     folder: Path, # of the training
     mark: str, # fingerprint of the training that goes on
@@ -222,7 +230,7 @@ def load_history(
     (folder/"history.json").unlink()
     return []
 
-# %% ../nbs/04c_training.ipynb #c048
+# %% ../nbs/04c_training.ipynb #c049
 def seed_epoch(
     model: keras.Model, # its dropout and augmentation layers are seeded
     seed: int, # of the training
@@ -234,10 +242,10 @@ def seed_epoch(
     keras.utils.set_random_seed(int(drawn[0]))
     for state, pair in zip(states, drawn[1:].reshape(-1, 2)): state.assign(pair)
 
-# %% ../nbs/04c_training.ipynb #c051
+# %% ../nbs/04c_training.ipynb #c052
 FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy") # of an epoch, as Keras names them
 
-# %% ../nbs/04c_training.ipynb #c052
+# %% ../nbs/04c_training.ipynb #c053
 class Progress(keras.callbacks.Callback):
     "Moves a bar over all batches of all epochs, with loss and accuracy beside the time that is left"
     def __init__(self,
@@ -259,7 +267,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None): self.show(logs or {})
 
-# %% ../nbs/04c_training.ipynb #c055
+# %% ../nbs/04c_training.ipynb #c056
 def learning_rate(
     model: keras.Model, # compiled
 ) -> float: # of the next step
@@ -267,15 +275,15 @@ def learning_rate(
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
-# %% ../nbs/04c_training.ipynb #c056
+# %% ../nbs/04c_training.ipynb #c057
 def fit_arguments(
     data, # (x, y), (x, y, sample_weight), or a dataset that makes batches
-    batch_size: int, # for arrays
+    batch_size: int, # for arrays, which are shuffled; a dataset keeps its own order
 ) -> dict: # for keras.Model.fit
     "Training data as the arguments that Keras wants"
-    return dict(zip(("x", "y", "sample_weight"), data)) | dict(batch_size=batch_size) if isinstance(data, tuple) else dict(x=data)
+    return dict(zip(("x", "y", "sample_weight"), data)) | dict(batch_size=batch_size) if isinstance(data, tuple) else dict(x=data, shuffle=False)
 
-# %% ../nbs/04c_training.ipynb #c057
+# %% ../nbs/04c_training.ipynb #c058
 def train_epoch(
     model: keras.Model, # compiled
     data, # of `fit_arguments`
@@ -291,7 +299,7 @@ def train_epoch(
     if not np.isfinite(list(figures.values())).all(): raise InputError(f"epoch {epoch + 1} ended with a loss of {figures['loss']} and a validation loss of {figures['val_loss']}; lower the learning rate")
     return dict(epoch=epoch + 1, **figures, seconds=round(time.perf_counter() - start, 3), learning_rate=learning_rate(model))
 
-# %% ../nbs/04c_training.ipynb #c058
+# %% ../nbs/04c_training.ipynb #c059
 def fit(
     model: keras.Model, # compiled, with a metric named accuracy
     train, # (x, y), (x, y, sample_weight), a dataset of batches, or a function of the epoch (from 0) that gives one of these
@@ -313,9 +321,10 @@ def fit(
     sweep(folder)
     mark = fingerprint(model, dict(epochs=epochs, seed=seed, patience=patience, batch_size=batch_size, class_weight=class_weight and sorted(class_weight.items()), more=settings))
     history = load_history(folder, mark, anew)
-    if history: load_epoch(model, folder, len(history) - 1)
-    elif log: log.graph(model)
-    with tqdm(unit="batch", disable=quiet or is_finished(history, epochs, patience)) as bar:
+    finished = is_finished(history, epochs, patience)
+    if history and not finished: load_epoch(model, folder, len(history) - 1)
+    if log and not history: log.graph(model)
+    with tqdm(unit="batch", disable=quiet or finished) as bar:
         progress = Progress(bar, epochs - len(history))
         while not is_finished(history, epochs, patience):
             epoch = len(history)
@@ -326,9 +335,10 @@ def fit(
             save_epoch(model, folder, mark, history)
             if after_epoch: after_epoch(epoch + 1, history[-1])
     load_epoch(model, folder, best_epoch(history))
+    drop_weights(folder, {best_epoch(history)})
     return pd.DataFrame(history)
 
-# %% ../nbs/04c_training.ipynb #c070
+# %% ../nbs/04c_training.ipynb #c071
 class TensorBoardLog:
     "Writes figures, images and the graph of one training to a folder that TensorBoard reads"
     def __init__(self,
@@ -342,7 +352,7 @@ class TensorBoardLog:
 
     def __exit__(self, *error): self.writer.close()
 
-# %% ../nbs/04c_training.ipynb #c071
+# %% ../nbs/04c_training.ipynb #c072
 @patch
 def scalars(self: TensorBoardLog,
     row: dict[str, float], # figures of an epoch, with its number
@@ -353,7 +363,7 @@ def scalars(self: TensorBoardLog,
             if name != "epoch": self.summary.scalar(name, value)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c072
+# %% ../nbs/04c_training.ipynb #c073
 @patch
 def graph(self: TensorBoardLog,
     model: keras.Model, # built; only TensorFlow's backend has a graph to show
@@ -366,7 +376,7 @@ def graph(self: TensorBoardLog,
     with self.writer.as_default(0): self.summary.graph(traced.graph)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c073
+# %% ../nbs/04c_training.ipynb #c074
 @patch
 def figure(self: TensorBoardLog,
     name: str, # shown above the image
@@ -379,7 +389,7 @@ def figure(self: TensorBoardLog,
     with self.writer.as_default(step): self.summary.image(name, np.asarray(canvas.buffer_rgba())[None])
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c075
+# %% ../nbs/04c_training.ipynb #c076
 def draw_confusion(
     truth: np.ndarray, # (n,) category codes
     predicted: np.ndarray, # (n,) category codes
@@ -399,7 +409,7 @@ def draw_confusion(
     axis.set_title(f"{np.trace(counts)/max(counts.sum(), 1):.0%} are right (cells: % of the true category)", loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/04c_training.ipynb #c082
+# %% ../nbs/04c_training.ipynb #c083
 def make_sprite(
     images: np.ndarray, # (n, side, side, 3), uint8
 ) -> Image.Image: # the images in rows, as many to a row as there are rows
@@ -411,7 +421,7 @@ def make_sprite(
     cells[:count] = images
     return Image.fromarray(cells.reshape(across, across, side, side, 3).swapaxes(1, 2).reshape(across*side, across*side, 3))
 
-# %% ../nbs/04c_training.ipynb #c084
+# %% ../nbs/04c_training.ipynb #c085
 def write_projector(
     folder: str | Path, # that TensorBoard reads
     vectors: np.ndarray, # (n, size)
