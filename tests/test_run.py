@@ -128,7 +128,7 @@ def test_a_small_plain_source_runs_to_the_end(source, tmp_path):
     few.to_csv(source/"Products.csv", index=False, lineterminator="\r\n")
     images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
     out = tmp_path/"out"
-    done = run_all("--source", source, "--out", out, "-p", "cnn_epochs", "1", "-p", "min_listings", "5")
+    done = run_all("--source", source, "--out", out, "-p", "network_epochs", "1", "-p", "min_listings", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(load_table(out/"marketplace.db", Part).split) <= {"train", "validation", "test", "unlabelled"}
     assert "Generated demo catalogue" not in (out/"report.html").read_text()
