@@ -131,7 +131,7 @@ AUGMENTATIONS = { # name to layer of a strength, with a seed
     "hue": lambda strength, seed: keras.layers.RandomHue(min(1., .05*strength), (0, 255), seed=seed),
     "rand_augment": lambda strength, seed: keras.layers.RandAugment((0, 255), num_ops=2, factor=min(1., .3*strength), seed=seed),
 }
-CHEAP = ("flip", "rotation", "zoom", "brightness", "contrast")
+CHEAP = ("flip", "zoom", "brightness", "contrast")
 
 # %% ../nbs/04b_photo_input.ipynb #c022
 def augmentation(
