@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from .backbones import assemble, build_base, build_image_model, find_encoder, scaled, simple_cnn, split_base
 from .baselines import LinearModel, Pool, for_all_categories, unit_rows
 from .core import InputError, Run, quiet_stderr, replacing
-from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, cached_squares, photo_dataset
+from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, cached_squares, mixing, photo_dataset
 from .photos import PhotoStore, square
 from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule
 from .tuning import Between, Choice
@@ -151,18 +151,20 @@ def fit_stage(
     seed: int, # of order, augmentation, dropout
     log: Path | None = None, # folder for TensorBoard
     quiet: bool = True, # no progress bar
-    shares: float = 0., # label smoothing; 0: codes are the targets
+    blend: float = 0., # MixUp's alpha; 0: photos are not blended, and codes are the targets
 ) -> pd.DataFrame: # a row an epoch
     "Fit a model to batches that are read from disk, in an order that follows from seed and epoch; raises InputError"
-    order = EpochOrder(seed)
-    labels = keras.utils.to_categorical(lessons.codes, lessons.categories) if shares else lessons.codes
-    data = {part: photo_dataset(lessons.records, labels[rows], rows, order if part == "train" else None, batch) for part, rows in (("train", lessons.train), ("validation", lessons.validation))}
+    mix = mixing("mixup", blend, seed) if blend else None
+    order = EpochOrder(seed, mix) if mix else EpochOrder(seed)
+    labels = keras.utils.to_categorical(lessons.codes, lessons.categories) if mix else lessons.codes
+    train = photo_dataset(lessons.records, labels[lessons.train], lessons.train, order, batch, mix=mix)
+    validation = photo_dataset(lessons.records, labels[lessons.validation], lessons.validation, batch=batch)
     def begin(epoch):
-        order.start(epoch)
-        if hasattr(lessons.records, "start"): lessons.records.start(epoch)
-        return data["train"]
+        for part in (order, lessons.records):
+            if hasattr(part, "start"): part.start(epoch)
+        return train
     logs = TensorBoardLog(log) if log else None
-    try: return fit(model, begin, data["validation"], epochs, folder, seed, patience, batch, settings=lessons.settings(), log=logs, anew=True, quiet=quiet)
+    try: return fit(model, begin, validation, epochs, folder, seed, patience, batch, settings=lessons.settings() | dict(blend=blend), log=logs, anew=True, quiet=quiet)
     finally:
         if logs: logs.writer.close()
 
@@ -222,14 +224,14 @@ def lower_maps(
         model = keras.Model(pixels, lower(scaled(encoder, vary(pixels)), training=False), name=f"{name}_{kind}")
         return cached_outputs(model, records, folder/f"{kind}.npy", dict(mark=mark, seed=seed, how=photos.how, side=photos.side, weights=str(encoder.sha256)))
     learn = PhotoSquares(photos.photos, [photos.ids[row] for row in train], photos.side, photos.how)
-    varied = [maps(f"view-{number}", lambda x, number=number: augmentation(1., seed*100 + 10*number)(x, training=True), learn) for number in range(views)]
+    varied = [maps(f"view-{number}", lambda x, number=number: augmentation(1.5, seed*100 + 10*number)(x, training=True), learn) for number in range(views)]
     return lower, upper, Views(maps("plain", lambda x: x, photos), varied, train, seed)
 
 # %% ../nbs/04_image.ipynb #c026
 def upper_model(
     upper: keras.Model, # maps to maps, pretrained
     categories: int, # number of categories
-    dropout: float = .4, # before the last layer
+    dropout: float = .5, # before the last layer
     seed: int = 0, # of dropout
 ) -> keras.Model: # maps to logits; layer "embedding" is the average over each map
     "The last blocks with a classifier that knows nothing yet"
@@ -249,7 +251,7 @@ def tune_upper(
     side: int, # of the photos, pixels
     folder: Path, # of this training; holds its checkpoints
     epochs: int = 6, # at most
-    rate: float = 5e-4, # highest learning rate
+    rate: float = 4e-4, # highest learning rate
     batch: int = 64, # photos
     patience: int = 3, # epochs without a better validation loss
     seed: int = 0, # of order, views, dropout
@@ -260,8 +262,8 @@ def tune_upper(
     keras.utils.set_random_seed(seed)
     model = upper_model(upper, lessons.categories, seed=seed)
     freeze(model, 0)
-    compile_classifier(model, make_schedule("cosine", rate, epochs*-(-len(lessons.train)//batch)), .02, label_smoothing=.1, one_hot=True, clip_norm=1.)
-    history = fit_stage(model, lessons, folder, epochs, batch, patience, seed, log, quiet, shares=.1)
+    compile_classifier(model, make_schedule("cosine", rate, epochs*-(-len(lessons.train)//batch)), .05, label_smoothing=.1, one_hot=True, clip_norm=1.)
+    history = fit_stage(model, lessons, folder, epochs, batch, patience, seed, log, quiet, blend=.3)
     features = keras.Model(model.input, model.get_layer("embedding").output, name=f"{name}_features")
     return Learned(assemble(find_encoder(name), lower, features, side), features, linear_head(model), history)
 
