@@ -20,7 +20,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=["fb_marketplace*"]),
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={extra: lines(f"{extra}_requirements") for extra in ("dev", "ray")},
     entry_points={
         "console_scripts": [settings["console_scripts"]],
         "nbdev": ["fb_marketplace=fb_marketplace._modidx:d"],

@@ -7,17 +7,19 @@ __all__ = ['STATES', 'Between', 'Choice', 'distributions', 'run_trial', 'open_st
            'search_here', 'ray_trainable', 'ray_frame', 'search_on_ray', 'search', 'best', 'draw_search']
 
 # %% ../nbs/04d_tuning.ipynb #c002
-import logging, math, time
+import logging, math, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .core import PALETTE, InputError
+
+with warnings.catch_warnings(action="ignore"): # of a bar that notebooks could have
+    import optuna
 
 # %% ../nbs/04d_tuning.ipynb #c005
 @dataclass(frozen=True)

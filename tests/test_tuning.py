@@ -13,18 +13,24 @@ from fb_marketplace.tuning import Between, Choice, best, search
 SPACE = dict(rate=Between(1e-4, 1e-1, log=True), width=Between(8, 64), pooling=Choice(["mean", "max"]))
 
 
-def objective(parameters, report):
-    if parameters["width"] > 60: raise ValueError("too wide")
-    value = 1 - abs(parameters["rate"] - .01) - (parameters["pooling"] == "max")/10
-    for epoch in range(1, 4): report(epoch, value)
-    return value
+def make_objective():
+    """A function within a function, which Ray sends to its workers whole."""
+    def objective(parameters, report):
+        if parameters["width"] > 60: raise ValueError("too wide")
+        value = 1 - abs(parameters["rate"] - .01) - (parameters["pooling"] == "max")/10
+        for epoch in range(1, 4): report(epoch, value)
+        return value
+    return objective
+
+
+objective = make_objective()
 
 
 def killed_search(folder, at):
     calls = []
     def objective_and_death(parameters, report):
         calls.append(parameters)
-        if len(calls) == at: report(1, .5); os.kill(os.getpid(), signal.SIGKILL)
+        if len(calls) == at: os.kill(os.getpid(), signal.SIGKILL)
         return objective(parameters, report)
     search(objective_and_death, SPACE, 16, 600, folder)
 
@@ -62,7 +68,7 @@ def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch):
 
 def test_ray_runs_the_same_objective(tmp_path):
     pytest.importorskip("ray")
-    trials = search(objective, SPACE, 6, 600, tmp_path, address="local")
+    trials = search(make_objective(), SPACE, 6, 600, tmp_path, address="local")
     assert len(trials) == 6 and set(trials.columns) == {"trial", *SPACE, "value", "seconds", "state", "reason"}
     assert "complete" in set(trials.state) and best(trials).value == trials.value[trials.state == "complete"].max()
-    assert search(objective, SPACE, 6, 600, tmp_path, address="local").value.equals(trials.value)
+    assert search(make_objective(), SPACE, 6, 600, tmp_path, address="local").value.equals(trials.value)
