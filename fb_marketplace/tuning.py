@@ -181,8 +181,8 @@ def search_on_ray(
     mode, path = dict(maximize="max", minimize="min")[direction], Path(folder).resolve()
     try: ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error: raise InputError(f"address {address}: no Ray cluster answers ({str(error)[:100]}); start one with ray start --head, or leave the address empty to search here") from None
-    config = tune.TuneConfig(search_alg=OptunaSearch(distributions(space), metric="value", mode=mode, seed=seed), num_samples=trials, time_budget_s=seconds,
-                             scheduler=tune.schedulers.MedianStoppingRule("epoch", "value", mode, grace_period=1, min_samples_required=4))
+    median = tune.schedulers.MedianStoppingRule("epoch", "value", mode, grace_period=1, min_samples_required=4, min_time_slice=math.inf) # never pauses a trial, which would start over
+    config = tune.TuneConfig(search_alg=OptunaSearch(distributions(space), metric="value", mode=mode, seed=seed), num_samples=trials, time_budget_s=seconds, scheduler=median)
     train = ray_trainable(objective)
     if tune.Tuner.can_restore(str(path/"ray")): tuner = tune.Tuner.restore(str(path/"ray"), train, resume_unfinished=True)
     else: tuner = tune.Tuner(train, tune_config=config, run_config=tune.RunConfig("ray", storage_path=str(path), verbose=0))
@@ -220,20 +220,20 @@ def best(
 # %% ../nbs/04d_tuning.ipynb #c037
 def draw_search(
     trials: pd.DataFrame, # of `search`
+    space: dict[str, Between | Choice], # as for `search`
     direction: str = "maximize", # as for `search`
     label: str = "value", # what the value is, with its unit
 ) -> Figure: # one panel a parameter, on no screen
     "Value against each parameter, the best trial marked; raises InputError when no trial is complete"
-    winner, names = best(trials, direction), [name for name in trials.columns if name not in ("trial", "value", "seconds", "state", "reason")]
-    figure = Figure(figsize=(2.6*len(names), 2.8), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names):
-        numeric = pd.api.types.is_numeric_dtype(trials[name]) and not pd.api.types.is_bool_dtype(trials[name])
-        at = trials[name] if numeric else trials[name].astype(str)
+    winner = best(trials, direction)
+    figure = Figure(figsize=(2.6*len(space), 2.8), layout="constrained")
+    for axis, (name, room) in zip(figure.subplots(1, len(space), sharey=True, squeeze=False)[0], space.items()):
+        at = trials[name] if isinstance(room, Between) else trials[name].astype(str)
         for state, color in dict(pruned="floor", complete="text").items():
             rows = trials.state == state
             axis.scatter(at[rows], trials.value[rows], s=18, color=PALETTE[color], label=f"{state} trials")
-        axis.scatter([winner[name] if numeric else str(winner[name])], [winner.value], marker="*", s=160, color=PALETTE["warn"], label="best trial")
-        if numeric and at.min() > 0 and at.max() > 50*at.min(): axis.set_xscale("log")
+        axis.scatter(at.loc[[winner.name]], [winner.value], marker="*", s=160, color=PALETTE["warn"], label="best trial")
+        if isinstance(room, Between) and room.log: axis.set_xscale("log")
         axis.set_xlabel(name)
     figure.axes[0].set_ylabel(label); figure.axes[-1].legend(frameon=False, fontsize=7)
     figure.suptitle(f"The best of {len(trials)} trials reaches {winner.value:.3f}", x=.01, ha="left", fontsize=10)

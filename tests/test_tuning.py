@@ -71,4 +71,5 @@ def test_ray_runs_the_same_objective(tmp_path):
     trials = search(make_objective(), SPACE, 6, 600, tmp_path, address="local")
     assert len(trials) == 6 and set(trials.columns) == {"trial", *SPACE, "value", "seconds", "state", "reason"}
     assert "complete" in set(trials.state) and best(trials).value == trials.value[trials.state == "complete"].max()
-    assert search(make_objective(), SPACE, 6, 600, tmp_path, address="local").value.equals(trials.value)
+    again = search(make_objective(), SPACE, 6, 600, tmp_path, address="local")
+    assert sorted(again.value) == sorted(trials.value) # none was run again; Ray may list them in another order
