@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from .backbones import assemble, build_base, build_image_model, find_encoder, scaled, simple_cnn, split_base
 from .baselines import LinearModel, Pool, for_all_categories, unit_rows
 from .core import InputError, Run, quiet_stderr, replacing
-from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, cached_squares, mixing, photo_dataset
+from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, cached_squares, class_weights, mixing, photo_dataset
 from .photos import PhotoStore, square
 from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule
 from .tuning import Between, Choice
@@ -313,7 +313,7 @@ class Perceptron:
         return self.last.log_proba(np.maximum(self.hidden.scores(features), 0))
 
 # %% ../nbs/04_image.ipynb #c039
-SPACE = dict(rate=Between(1e-4, 1e-2, log=True), dropout=Between(0., .7), width=Choice([64, 128, 256, 512]), weight_decay=Between(1e-4, .3, log=True), noise=Between(0., .6))
+SPACE = dict(rate=Between(1e-4, 1e-2, log=True), dropout=Between(0., .7), width=Between(32, 512, log=True), weight_decay=Between(1e-4, .3, log=True), noise=Between(0., .6), balanced=Choice([False, True]))
 
 # %% ../nbs/04_image.ipynb #c040
 def fit_perceptron(
@@ -326,6 +326,7 @@ def fit_perceptron(
     width: int = 256, # units of the hidden layer
     weight_decay: float = .01, # of AdamW
     noise: float = .2, # standard deviation of what is added to standardised features in training
+    balanced: bool = False, # whether all categories count alike, however many photos they have
     epochs: int = 12, # at most
     seed: int = 0, # of everything random
     after_epoch: Callable | None = None, # called with epoch and figures; may raise to stop
@@ -337,8 +338,9 @@ def fit_perceptron(
     x = keras.layers.Dense(width, activation="relu", name="hidden")(keras.layers.GaussianNoise(noise, seed=seed)(given))
     model = keras.Model(given, keras.layers.Dense(categories, name="logits")(keras.layers.Dropout(dropout, seed=seed + 1)(x)))
     compile_classifier(model, make_schedule("cosine", rate, epochs*-(-len(features)//128)), weight_decay)
+    weights = dict(enumerate(class_weights(codes, categories).tolist())) if balanced else None
     with tempfile.TemporaryDirectory() as folder:
-        history = fit(model, ((features - mean)/deviation, codes), ((validation[0] - mean)/deviation, validation[1]), epochs, folder, seed, 3, 128, after_epoch=after_epoch, quiet=True)
+        history = fit(model, ((features - mean)/deviation, codes), ((validation[0] - mean)/deviation, validation[1]), epochs, folder, seed, 3, 128, weights, after_epoch=after_epoch, quiet=True)
     kernel, bias = model.get_layer("hidden").get_weights()
     return Perceptron(LinearModel(kernel.T/deviation, bias - (mean/deviation) @ kernel), linear_head(model)), history
 
