@@ -285,9 +285,10 @@ def shape_at(
 def assemble(
     encoder: Encoder, # gives the scaling
     lower: keras.Model, # of `split_base`
-    upper: keras.Model, # maps to features or logits, trained meanwhile
+    upper: keras.Model, # of `split_base`, trained meanwhile
     side: int, # pixels
-) -> keras.Model: # (n, side, side, 3) of 0..255 to what `upper` gives
-    "Put a cut network together again"
+) -> keras.Model: # (n, side, side, 3) of 0..255 to (n, channels)
+    "Put a cut network together again, average pooling behind it"
     pixels = keras.Input((side, side, 3), name="pixels")
-    return keras.Model(pixels, upper(lower(scaled(encoder, pixels), training=False), training=False), name=f"{encoder.name}_tuned")
+    maps = upper(lower(scaled(encoder, pixels), training=False), training=False)
+    return keras.Model(pixels, keras.layers.GlobalAveragePooling2D(name="pooling")(maps), name=f"{encoder.name}_tuned")

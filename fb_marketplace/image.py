@@ -25,8 +25,8 @@ from sklearn.linear_model import LogisticRegression
 
 from .backbones import assemble, build_base, build_image_model, find_encoder, scaled, simple_cnn, split_base
 from .baselines import LinearModel, Pool, for_all_categories, unit_rows
-from .core import InputError, Run, quiet_stderr, replacing
-from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, cached_squares, class_weights, mixing, photo_dataset
+from .core import Run, quiet_stderr, replacing
+from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, class_weights, mixing, photo_dataset
 from .photos import PhotoStore, square
 from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule
 from .tuning import Between, Choice
@@ -236,11 +236,12 @@ def upper_model(
 ) -> keras.Model: # maps to logits; layer "embedding" is the average over each map
     "The last blocks with a classifier that knows nothing yet"
     fresh = keras.models.clone_model(upper)
+    fresh.name = "upper"
     fresh.set_weights(upper.get_weights())
     maps = keras.Input(upper.input_shape[1:], name="maps")
     x = keras.layers.GlobalAveragePooling2D(name="embedding")(fresh(maps))
     x = keras.layers.Dropout(dropout, seed=seed)(x)
-    return keras.Model(maps, keras.layers.Dense(categories, kernel_initializer="zeros", name="logits")(x), name="upper")
+    return keras.Model(maps, keras.layers.Dense(categories, kernel_initializer="zeros", name="logits")(x), name="upper_classifier")
 
 # %% ../nbs/04_image.ipynb #c027
 def tune_upper(
@@ -264,8 +265,8 @@ def tune_upper(
     freeze(model, 0)
     compile_classifier(model, make_schedule("cosine", rate, epochs*-(-len(lessons.train)//batch)), .05, label_smoothing=.1, one_hot=True, clip_norm=1.)
     history = fit_stage(model, lessons, folder, epochs, batch, patience, seed, log, quiet, blend=.3)
-    features = keras.Model(model.input, model.get_layer("embedding").output, name=f"{name}_features")
-    return Learned(assemble(find_encoder(name), lower, features, side), features, linear_head(model), history)
+    encoder = assemble(find_encoder(name), lower, model.get_layer("upper"), side)
+    return Learned(encoder, keras.Model(model.input, model.get_layer("embedding").output), linear_head(model), history)
 
 # %% ../nbs/04_image.ipynb #c030
 def fit_logistic(
