@@ -2,7 +2,6 @@
 import numpy as np
 from PIL import Image
 
-import fb_marketplace.data
 from fb_marketplace import backbones, image
 from fb_marketplace.photo_input import PhotoSquares, cached_squares
 
