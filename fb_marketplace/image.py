@@ -468,7 +468,8 @@ def load(cls: PhotoModel,
     "Load the run's photo model; raises ArtefactError"
     array = lambda name: run.load_array(f"models/image/{name}.npy")
     settings = run.load_json("models/image/encoders.json")
-    models = [keras.models.load_model(run.need(f"models/image/{name}.keras"), compile=False, safe_mode=True) for name in settings["encoders"]]
+    with quiet_stderr(): # TensorFlow tells that it finds no GPU
+        models = [keras.models.load_model(run.need(f"models/image/{name}.keras"), compile=False, safe_mode=True) for name in settings["encoders"]]
     heads = [(slice(*head["channels"]), load_head(run, f"models/image/head-{number}", head["hidden"])) for number, head in enumerate(settings["heads"])]
     voters = array("voters"), array("voter_codes"), float(array("sharpness"))
     return cls(models, heads, Projection(array("projection_mean"), array("projection")), voters, Pool.load(run, "models/image/pool"), settings["squares"])
