@@ -28,7 +28,7 @@ from .baselines import LinearModel, Pool, for_all_categories, unit_rows
 from .core import Run, quiet_stderr, replacing
 from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, class_weights, mixing, photo_dataset
 from .photos import PhotoStore, square
-from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule
+from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule, weights_digest
 from .tuning import Between, Choice
 
 with quiet_stderr():
@@ -63,9 +63,9 @@ def encode(
     "Features of photos, in pieces that survive a crash"
     def compute(start):
         return np.concatenate([model.predict_on_batch(batch) for batch in photo_batches(store, ids[start:start + piece], model.input_shape[1], how)])
-    parts = []
+    parts, mark = [], weights_digest(model)[:12] if pieces else ""
     for start in range(0, len(ids), piece):
-        path = pieces/f"{model.name}-{how}-{start}.npy" if pieces else None
+        path = pieces/f"{model.name}-{mark}-{how}-{start}.npy" if pieces else None
         if path and path.exists(): parts.append(np.load(path, allow_pickle=False)); continue
         parts.append(compute(start))
         if path:
@@ -164,7 +164,7 @@ def fit_stage(
             if hasattr(part, "start"): part.start(epoch)
         return train
     logs = TensorBoardLog(log) if log else None
-    try: return fit(model, begin, validation, epochs, folder, seed, patience, batch, settings=lessons.settings() | dict(blend=blend), log=logs, anew=True, quiet=quiet)
+    try: return fit(model, begin, validation, epochs, folder, seed, patience, batch, settings=lessons.settings() | dict(blend=blend, start=weights_digest(model)), log=logs, anew=True, quiet=quiet)
     finally:
         if logs: logs.writer.close()
 
@@ -222,7 +222,7 @@ def lower_maps(
     pixels = keras.Input(photos.shape, name="pixels")
     def maps(kind, vary, records):
         model = keras.Model(pixels, lower(scaled(encoder, vary(pixels)), training=False), name=f"{name}_{kind}")
-        return cached_outputs(model, records, folder/f"{kind}.npy", dict(mark=mark, seed=seed, how=photos.how, side=photos.side, weights=str(encoder.sha256)))
+        return cached_outputs(model, records, folder/f"{kind}.npy", dict(mark=mark, seed=seed, how=photos.how, side=photos.side, weights=weights_digest(lower)))
     learn = PhotoSquares(photos.photos, [photos.ids[row] for row in train], photos.side, photos.how)
     varied = [maps(f"view-{number}", lambda x, number=number: augmentation(1.5, seed*100 + 10*number)(x, training=True), learn) for number in range(views)]
     return lower, upper, Views(maps("plain", lambda x: x, photos), varied, train, seed)
