@@ -315,8 +315,10 @@ def fit(
     after_epoch: Callable[[int, dict], None] | None = None, # called with epoch (from 1) and its figures; may raise to stop
     anew: bool = False, # discard a training with other settings that the folder holds, instead of refusing it
     quiet: bool = False, # show no progress
+    keep: str = "best", # which epoch's weights the model ends with: "best" on the validation data, or "last"
 ) -> pd.DataFrame: # epoch, loss, accuracy, val_loss, val_accuracy, seconds, learning_rate
     "Train with early stopping, keep the best weights, go on where a killed training was; raises InputError, ArtefactError"
+    if keep not in ("best", "last"): raise InputError(f"keep is best or last, not {keep}")
     folder = Path(folder)
     sweep(folder)
     mark = fingerprint(model, dict(epochs=epochs, seed=seed, patience=patience, batch_size=batch_size, class_weight=class_weight and sorted(class_weight.items()), more=settings))
@@ -334,11 +336,12 @@ def fit(
             if log: log.scalars(history[-1])
             save_epoch(model, folder, mark, history)
             if after_epoch: after_epoch(epoch + 1, history[-1])
-    load_epoch(model, folder, best_epoch(history))
-    drop_weights(folder, {best_epoch(history)})
+    kept = best_epoch(history) if keep == "best" else len(history) - 1
+    load_epoch(model, folder, kept)
+    drop_weights(folder, {kept})
     return pd.DataFrame(history)
 
-# %% ../nbs/04c_training.ipynb #c071
+# %% ../nbs/04c_training.ipynb #c073
 class TensorBoardLog:
     "Writes figures, images and the graph of one training to a folder that TensorBoard reads"
     def __init__(self,
@@ -352,7 +355,7 @@ class TensorBoardLog:
 
     def __exit__(self, *error): self.writer.close()
 
-# %% ../nbs/04c_training.ipynb #c072
+# %% ../nbs/04c_training.ipynb #c074
 @patch
 def scalars(self: TensorBoardLog,
     row: dict[str, float], # figures of an epoch, with its number
@@ -363,7 +366,7 @@ def scalars(self: TensorBoardLog,
             if name != "epoch": self.summary.scalar(name, value)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c073
+# %% ../nbs/04c_training.ipynb #c075
 @patch
 def graph(self: TensorBoardLog,
     model: keras.Model, # built; only TensorFlow's backend has a graph to show
@@ -376,7 +379,7 @@ def graph(self: TensorBoardLog,
     with self.writer.as_default(0): self.summary.graph(traced.graph)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c074
+# %% ../nbs/04c_training.ipynb #c076
 @patch
 def figure(self: TensorBoardLog,
     name: str, # shown above the image
@@ -389,7 +392,7 @@ def figure(self: TensorBoardLog,
     with self.writer.as_default(step): self.summary.image(name, np.asarray(canvas.buffer_rgba())[None])
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c076
+# %% ../nbs/04c_training.ipynb #c078
 def draw_confusion(
     truth: np.ndarray, # (n,) category codes
     predicted: np.ndarray, # (n,) category codes
@@ -409,7 +412,7 @@ def draw_confusion(
     axis.set_title(f"{np.trace(counts)/max(counts.sum(), 1):.0%} are right (cells: % of the true category)", loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/04c_training.ipynb #c083
+# %% ../nbs/04c_training.ipynb #c085
 def make_sprite(
     images: np.ndarray, # (n, side, side, 3), uint8
 ) -> Image.Image: # the images in rows, as many to a row as there are rows
@@ -421,7 +424,7 @@ def make_sprite(
     cells[:count] = images
     return Image.fromarray(cells.reshape(across, across, side, side, 3).swapaxes(1, 2).reshape(across*side, across*side, 3))
 
-# %% ../nbs/04c_training.ipynb #c085
+# %% ../nbs/04c_training.ipynb #c087
 def write_projector(
     folder: str | Path, # that TensorBoard reads
     vectors: np.ndarray, # (n, size)
