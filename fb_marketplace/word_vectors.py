@@ -173,7 +173,7 @@ def typo_likeness(
 def free_labels(
     places: np.ndarray, # (n, 2), 0 to 1
     widths: np.ndarray, # (n,) of the labels, in the same unit
-    height: float = .03, # of a label
+    height: float = .026, # of a label
 ) -> list[int]: # rows whose labels do not overlap
     "Choose labels one after the other, each where there is room"
     chosen = []
@@ -189,16 +189,16 @@ def draw_words(
 ) -> plt.Figure: # a point a word, names where there is room
     "Words on a plane, those that are used alike together; raises InputError"
     check_words(vectors, words)
-    rows = unit_rows(np.array([vectors[word] for word in words]).reshape(len(words), -1))
+    rows = unit_rows(np.array([vectors[word] for word in words]).reshape(len(words), vectors.vector_size))
     xy = embedding_map(rows, seed)
     likeness, apart = rows @ rows.T, np.linalg.norm(xy[:, None] - xy, axis=2)
     np.fill_diagonal(likeness, -np.inf); np.fill_diagonal(apart, np.inf)
-    among = (likeness[np.arange(len(words)), apart.argmin(1)][:, None] < likeness).sum(1) < 10
+    among = (likeness[np.arange(len(words)), apart.argmin(1)][:, None] < likeness).sum(1) < 3
     one, other = np.unravel_index(likeness.argmax(), likeness.shape)
     figure, axis = plt.subplots(figsize=(10, 7), layout="constrained")
     axis.scatter(*xy.T, s=9, color=PALETTE["floor"], alpha=.7, lw=0)
     places = (xy - xy.min(0))/np.maximum(np.ptp(xy, axis=0), 1e-9)
-    for row in free_labels(places, np.array([.012*len(word) + .01 for word in words])):
+    for row in free_labels(places, np.array([.011*len(word) + .01 for word in words])):
         axis.annotate(words[row], xy[row], (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8, color=PALETTE["text"], in_layout=False)
     axis.set(xticks=[], yticks=[]); axis.margins(.04); axis.spines[:].set_visible(False)
-    return finding(figure, f"{among.mean():.0%} of {len(words)} words lie next to one of the ten that are used most like them; \"{words[one]}\" and \"{words[other]}\" are most alike (cosine {likeness[one, other]:.2f})")
+    return finding(figure, f"{among.mean():.0%} of {len(words)} words lie next to one of the three that are used most like them; \"{words[one]}\" and \"{words[other]}\" are most alike (cosine {likeness[one, other]:.2f})")
