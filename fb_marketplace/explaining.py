@@ -171,7 +171,7 @@ def integrated_gradients(
         on_the_way = padding + tf.cast(shares[:, None, None], vectors.dtype)*(vectors - padding)
         with tf.GradientTape() as tape:
             tape.watch(on_the_way)
-            asked = above([*alike, on_the_way], training=False, mask=[None]*len(alike) + [None if mask is None else tf.repeat(mask, len(shares), 0)])[:, code]
+            asked = above.call([*alike, on_the_way], training=False, mask=[None]*len(alike) + [None if mask is None else tf.repeat(mask, len(shares), 0)])[:, code] # a model called with a mask warns
         return tf.reduce_sum(tape.gradient(asked, on_the_way), 0)
     middles = (np.arange(steps) + .5)/steps
     gathered = sum(gradients(middles[start:start + batch]) for start in range(0, steps, batch))/steps
@@ -240,7 +240,7 @@ def highlight_html(
             f"<div dir=\"auto\" style=\"white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext\">{''.join(marked_words(text, contributions))}</div><div style=\"font-size:80%;margin-top:.3em\">{legend}</div></div>")
 
 # %% ../nbs/05f_explaining.ipynb #c071
-FONT = FontProperties("DejaVu Sans", size=10) # comes with Matplotlib
+FONT = FontProperties(family="DejaVu Sans", size=10) # comes with Matplotlib
 LINE = 18 # points from line to line
 
 # %% ../nbs/05f_explaining.ipynb #c072
