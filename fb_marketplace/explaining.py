@@ -48,7 +48,7 @@ def check_fit(
     model: LinearModel, # of these features
 ) -> dict[str, slice]: # kind of vectorizer to its columns
     "Where the terms of each vectorizer stand among the coefficients; raises InputError when the model is not of these features"
-    ends = np.cumsum([0, *(len(vectorizer.vocabulary_) for vectorizer in features.vectorizers.values())])
+    ends = np.cumsum([0, *(len(vectorizer.vocabulary_) for vectorizer in features.vectorizers.values())]).tolist()
     if ends[-1] != model.coef.shape[1]: raise InputError(f"the features have {ends[-1]} terms, but the model has {model.coef.shape[1]} coefficients a category; load both from the same run")
     return {kind: slice(start, end) for kind, start, end in zip(features.vectorizers, ends, ends[1:])}
 
@@ -175,7 +175,7 @@ def integrated_gradients(
         return tf.reduce_sum(tape.gradient(asked, on_the_way), 0)
     middles = (np.arange(steps) + .5)/steps
     gathered = sum(gradients(middles[start:start + batch]) for start in range(0, steps, batch))/steps
-    return tf.reduce_sum((vectors - padding)*gathered, -1)[0].numpy()
+    return tf.reduce_sum((vectors - padding)*gathered, -1)[0].numpy().astype(np.float32)
 
 # %% ../nbs/05f_explaining.ipynb #c052
 def token_contributions(
@@ -255,8 +255,9 @@ def drawable(
     most: int = 32, # characters
 ) -> str: # no longer than that
     "A word as it can be drawn: unknown signs as one box, a long one cut"
-    joined = [letter for letter in word if not unicodedata.category(letter) in ("Cf", "Cc", "Mn", "Sk") or ord(letter) in known_signs() and unicodedata.category(letter) == "Mn"]
-    shown = re.sub("□+", "□", "".join(letter if ord(letter) in known_signs() else "□" for letter in joined))
+    kinds = [(letter, unicodedata.category(letter), ord(letter) in known_signs()) for letter in word[:40*most]]
+    shown = "".join(letter if known else "□" for letter, kind, known in kinds if kind not in ("Cc", "Cf") and (known or kind != "Mn"))
+    shown = re.sub("□+", "□", shown)
     return shown if len(shown) <= most else shown[:most - 1] + "…"
 
 # %% ../nbs/05f_explaining.ipynb #c075
@@ -327,7 +328,7 @@ def draw_legend(
 ):
     "What the colours mean"
     for place, share in enumerate(np.linspace(-1, 1, 9)): axis.add_patch(plt.Rectangle((left + 100 + 14*place, top - 5), 14, 10, facecolor=tint(share), edgecolor=PALETTE["floor"], linewidth=.4))
-    for x, words, side in ((left + 94, "speaks against", "right"), (left + 232, "speaks for the category that was said", "left")): axis.text(x, top, words, fontproperties=FONT, fontsize=8.5, va="center", ha=side)
+    for x, words, side in ((left + 94, "speaks against", "right"), (left + 232, "speaks for what was said", "left")): axis.text(x, top, words, fontproperties=FONT, fontsize=8.5, va="center", ha=side)
 
 # %% ../nbs/05f_explaining.ipynb #c086
 def draw_highlight(
@@ -344,14 +345,13 @@ def draw_highlight(
     heights = [LINE*(words.line.max() + 2.2 if len(words) else 2.2) for words in placed]
     half = np.array([half_words(table) for table in contributions])
     figure = finding(plt.figure(figsize=(width, 1)), "On none of these listings does any word speak for the category" if np.isnan(half).all() else
-        f"Half of what speaks for the category lies in {np.nanmedian(half):.0f} word{'s' if round(np.nanmedian(half)) != 1 else ''} (median of {len(half)}); {sum(a == b for a, b in zip(truth, said))} of {len(half)} were said right")
+        f"Half of what speaks for the category lies in {np.nanmedian(half):g} word{'s' if np.nanmedian(half) != 1 else ''} (median); {sum(a == b for a, b in zip(truth, said))} of {len(half)} categories are right")
     top = 20 + 15*(figure.get_suptitle().count("\n") + 1)
     figure.set_figheight((top + sum(heights) + LINE)/72)
     axis = figure.add_axes([0, 0, 1, 1], xlim=(0, 72*width), ylim=(72*figure.get_figheight(), 0))
     axis.axis("off")
     for words, text, true, guess, y in zip(placed, texts, truth, said, top + np.cumsum([0, *heights[:-1]])):
-        heading = f"{guess}: right" if guess == true else f"{guess}: wrong, it is {true}"
-        axis.text(8, y, drawable(heading, 90), fontproperties=FONT, fontweight="bold", fontsize=9, parse_math=False, va="center", color=PALETTE["both" if guess == true else "warn"])
+        axis.text(10, y, drawable(f"said: {guess}, true: {true}", 90), fontproperties=FONT, fontweight="bold", fontsize=9, parse_math=False, va="center", color=PALETTE["both" if guess == true else "warn"])
         draw_words(axis, words, 12, y + LINE)
         if not len(words): axis.text(12, y + LINE, "(no words)", fontproperties=FONT, va="center", color=PALETTE["floor"])
     draw_legend(axis, 12, top + sum(heights))

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fb_marketplace.baselines import TextFeatures, fit_svm
-from fb_marketplace.explaining import draw_highlight, highlight_html, linear_contributions, right_to_left
+from fb_marketplace.cleaning import tokens
+from fb_marketplace.explaining import draw_highlight, highlight_html, linear_contributions, right_to_left, token_contributions
 
 ODD = ["", " ", "\n\n", "tabel and chiars, gr8 condishun", "OAK TABLE!!! LIKE NEW!!! COLLECT TODAY!!!", "👍🏽 👨‍👩‍👧 🚲🚲🚲", "💡", "שולחן עץ אלון, מצב מצוין", "طاولة خشب بلوط ﷺ", "\u202eelbat kao\u202c", "سرير oak bed",
        "ﬁne ﬀ STRAßE İstanbul ΟΔΟΣ", "a´b ¨ ½price", "e" + "\u0301"*500, "Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘!͖̬̰̙̗̿̋ͥͥ̂ͣ̐́́͜͞", "\x00\x1f\x85", "\ud800 oak \udfff", "$x^2$ \\frac{ $5 and $10", "<script>alert('oak')</script> \"table\"", "桌子，橡木", "oak"*3, "NULL nan None", "%s%n {0}"]
@@ -89,6 +90,17 @@ def check_contributions(fitted, text, code, against):
     rest = 0 if against is None else lead[against] if against != "others" else np.delete(lead, code).mean()
     np.testing.assert_allclose(said.contribution.sum(), lead[code] - rest, atol=1e-5)
     assert (said.start >= 0).all() and [text[start:end] for start, end in zip(said.start, said.end)] == said.word.tolist() == text.split()
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXT)
+@example("\n".join(ODD))
+@example("red_bike [phone] it's 1,000.50 half-price")
+def test_tokens_of_a_text_are_those_of_its_words(text):
+    assert [token for word in text.split() for token in tokens(word)] == tokens(text)
+    count = len(tokens(text))
+    said = token_contributions(text, np.arange(1., count + 3))
+    assert said.contribution.sum() == (count + 2)*(count + 3)/2 and said.start.tolist()[-1] == -1
 
 
 @settings(max_examples=60, deadline=None)
