@@ -106,7 +106,9 @@ class MaskedPooling(keras.layers.Layer):
         **options, # of a Keras layer
     ):
         super().__init__(**options | dict(dtype="float32"))
-        self.how = how
+        self.how, self.supports_masking = how, True
+
+    def compute_mask(self, x, previous_mask=None): return None # its result has no places any more
 
     def call(self,
         x, # (n, tokens, channels)
