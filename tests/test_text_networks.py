@@ -44,7 +44,7 @@ def test_every_network_learns(name, tmp_path):
     model, history = train(name, tmp_path)
     ids, codes = corpus(300, 2)
     assert history.stage.tolist() == ["frozen"]*2 + ["whole"]*5
-    assert (network_log_proba(model, ids).argmax(1) == codes).mean() > .55
+    assert (network_log_proba(model, ids).argmax(1) == codes).mean() > .9
 
 
 def die_after_the_first_epoch(epoch, figures): os.kill(os.getpid(), signal.SIGKILL)
