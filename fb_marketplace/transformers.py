@@ -234,6 +234,7 @@ def export_hub_encoder(
     root.variables, root.trainable_variables = [variable.value for variable in model.variables], [variable.value for variable in model.trainable_variables]
     root.regularization_losses = []
     root.vocab_file, root.do_lower_case = tf.saved_model.Asset(str(checkpoint/"vocab.txt")), tf.Variable(lowercase, trainable=False)
+    root.most_tokens = tf.Variable(read_config(checkpoint)["max_position_embeddings"], trainable=False)
     tf.saved_model.save(root, str(folder))
     return folder
 
@@ -282,9 +283,10 @@ def module_word_pieces(
     encoder: HubEncoder, # loaded
     vocabulary: str | Path | None = None, # vocab.txt, where the module brings none
     lowercase: bool = True, # with a vocabulary of one's own
-    max_tokens: int = 128, # longer texts are cut
+    max_tokens: int = 128, # longer texts are cut, and those longer than the module says it can bear
 ) -> WordPieces: # that fit the encoder
     "The word pieces of a module's own vocabulary, or of the one given; raises InputError when there is neither"
+    max_tokens = min(max_tokens, int(getattr(encoder.module, "most_tokens", max_tokens)))
     if vocabulary: return WordPieces(vocabulary, lowercase, max_tokens)
     asset = getattr(encoder.module, "vocab_file", None)
     if asset is None: raise InputError(f"{encoder.handle} brings no vocabulary; give the path of its vocab.txt")
