@@ -89,6 +89,6 @@ def predict(self: Predictor,
     if not words[0] and not len(photos): raise InputError("there is neither text nor a photo to go by; give at least one of them")
     nothing = np.full((1, len(self.categories)), np.nan)
     seen = self.photo.features(list(photos)) if len(photos) else None
-    log_proba = self.fusion.log_proba(self.text.log_proba(words) if words[0] else nothing, nothing if seen is None else self.photo.log_proba(seen)[None])
+    log_proba = self.fusion.log_proba(self.text.log_proba(pd.Series([title]), pd.Series([description])) if words[0] else nothing, nothing if seen is None else self.photo.log_proba(seen)[None])
     price = self.price.predict(pd.Series([title]), words, np.exp(log_proba)).iloc[0]
-    return Prediction(log_proba[0], float(price.likely), float(price.low), float(price.high), self.text.embedding(words)[0] if words[0] else None, None if seen is None else self.photo.embedding(seen))
+    return Prediction(log_proba[0], float(price.likely), float(price.low), float(price.high), self.text.embed(pd.Series([title]), pd.Series([description]))[0] if words[0] else None, None if seen is None else self.photo.embedding(seen))

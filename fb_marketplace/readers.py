@@ -22,7 +22,7 @@ from .baselines import LinearModel, TextFeatures, fit_svm, for_all_categories, u
 from .cleaning import join_text, tokens
 from .core import ArtefactError, InputError, Run, quiet_stderr
 from .explaining import linear_contributions
-from .transformers import ServedModel, load_model
+from .transformers import ServedModel, TextFunction, load_model
 from .vocabulary import Vocabulary
 
 with quiet_stderr():
@@ -122,7 +122,7 @@ def sentence_features(
 class SentenceReader:
     "Frozen sentence encoder and a calibrated linear model"
     def __init__(self,
-        encode: ServedModel, # titles and descriptions to vectors
+        encode: TextFunction | ServedModel, # titles and descriptions to vectors
         head: LinearModel, # of `sentence_features`
     ):
         self.encode, self.head = encode, head
@@ -133,6 +133,14 @@ class SentenceReader:
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
         return self.head.log_proba(sentence_features(self.encode, titles, descriptions))
+
+    def save(self,
+        run: Run, # where to
+        name: str, # folder in the run
+    ):
+        "Save encoder and head"
+        self.encode.save(run, f"{name}/encoder")
+        self.head.save(run, f"{name}/head")
 
     @classmethod
     def load(cls,
@@ -157,7 +165,7 @@ def fit_line(
 class TunedReader:
     "Fine-tuned transformer, calibrated"
     def __init__(self,
-        classify: ServedModel, # titles and descriptions to logits
+        classify: TextFunction | ServedModel, # titles and descriptions to logits
         scale: float = 1., # inverse temperature
     ):
         self.classify, self.scale = classify, float(scale)
@@ -168,6 +176,14 @@ class TunedReader:
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
         return log_softmax(self.scale*self.classify(titles, descriptions), axis=1)
+
+    def save(self,
+        run: Run, # where to
+        name: str, # folder in the run
+    ):
+        "Save network and scale"
+        self.classify.save(run, f"{name}/network")
+        run.save_array(f"{name}/scale.npy", np.array(self.scale))
 
     @classmethod
     def load(cls,

@@ -6,16 +6,15 @@
 __all__ = ['TextEmbedding', 'fit_text_embedding', 'TextModel']
 
 # %% ../nbs/05_text.ipynb #c003
-import time
-
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from scipy.special import log_softmax
 from sklearn.decomposition import TruncatedSVD
 
-from .baselines import LinearModel, TextFeatures, fit_scale, fit_svm, negative_log_likelihood, out_of_fold, unit_rows
+from .baselines import Pool, TextFeatures, unit_rows
+from .cleaning import join_text
 from .core import Run
+from .readers import LinearReader, load_reader
 
 # %% ../nbs/05_text.ipynb #c007
 class TextEmbedding:
@@ -45,39 +44,50 @@ def fit_text_embedding(
     kept = svd.singular_values_ > 1e-4*svd.singular_values_[0] # the others are rounding errors
     return TextEmbedding(features, (svd.components_[kept].T/np.sqrt(svd.singular_values_[kept])).astype(np.float32))
 
-# %% ../nbs/05_text.ipynb #c011
+# %% ../nbs/05_text.ipynb #c012
 class TextModel:
-    "Classifier and embedding of a run: texts to log-probabilities and embeddings"
+    "Readers, their pool and the embedding of a run: titles and descriptions to log-probabilities and embeddings"
     def __init__(self,
-        features: TextFeatures, # fitted, words and characters
-        head: LinearModel, # calibrated
+        readers: dict[str, LinearReader], # kind to reader, `linear` among them
+        pool: Pool, # of the readers, in their order
+        student: LinearReader, # learned from all of them
         embedding: TextEmbedding, # into the search space
     ):
-        self.features, self.head, self.embedding = features, head, embedding
+        self.readers, self.pool, self.student, self.embedding = readers, pool, student, embedding
 
     def log_proba(self,
-        texts: pd.Series, # (n,)
+        titles: pd.Series, # (n,)
+        descriptions: pd.Series, # (n,)
     ) -> np.ndarray: # (n, categories)
         "Calibrated log-probabilities"
-        return self.head.log_proba(self.features.transform(texts))
+        return self.pool.log_proba([reader.log_proba(titles, descriptions) for reader in self.readers.values()])
 
-# %% ../nbs/05_text.ipynb #c012
+    def embed(self,
+        titles: pd.Series, # (n,)
+        descriptions: pd.Series, # (n,)
+    ) -> np.ndarray: # (n, size), rows of length one, or zero
+        "Places in the search space"
+        return self.embedding(join_text(titles, descriptions))
+
+# %% ../nbs/05_text.ipynb #c013
 @patch
 def save(self: TextModel,
     run: Run, # where to
 ):
-    "Save all parts as plain data"
-    self.features.save(run, "models/text")
-    self.head.save(run, "models/text/head")
+    "Save all parts, none of them as a pickle"
+    run.save_json("models/text/readers.json", list(self.readers))
+    for kind, reader in self.readers.items(): reader.save(run, f"models/text/{kind}")
+    self.pool.save(run, "models/text/pool")
+    self.student.save(run, "models/text/student")
     self.embedding.features.save(run, "models/text/embedding")
     run.save_array("models/text/embedding/matrix.npy", self.embedding.matrix)
 
-# %% ../nbs/05_text.ipynb #c013
+# %% ../nbs/05_text.ipynb #c014
 @patch(cls_method=True)
 def load(cls: TextModel,
     run: Run, # any step's view of the run
 ) -> TextModel: # ready to serve
     "Load the run's text model; raises ArtefactError"
+    readers = {kind: load_reader(run, kind, f"models/text/{kind}") for kind in run.load_json("models/text/readers.json")}
     words = TextFeatures.load(run, "models/text/embedding", ("words",))
-    return cls(TextFeatures.load(run, "models/text"), LinearModel.load(run, "models/text/head"),
-               TextEmbedding(words, run.load_array("models/text/embedding/matrix.npy")))
+    return cls(readers, Pool.load(run, "models/text/pool"), LinearReader.load(run, "models/text/student"), TextEmbedding(words, run.load_array("models/text/embedding/matrix.npy")))

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['FIGURES', 'visible_gpus', 'hide_gpus', 'prepare_device', 'WarmUp', 'make_schedule', 'compile_classifier',
            'leaf_layers', 'freeze', 'fingerprint', 'weights_digest', 'best_epoch', 'is_finished', 'weights_path',
-           'drop_weights', 'save_epoch', 'load_epoch', 'load_history', 'seed_epoch', 'Progress', 'learning_rate',
-           'fit_arguments', 'train_epoch', 'fit', 'TensorBoardLog', 'draw_confusion', 'make_sprite', 'write_projector']
+           'drop_weights', 'save_epoch', 'load_epoch', 'load_history', 'seed_epoch', 'Progress', 'Clock',
+           'learning_rate', 'fit_arguments', 'train_epoch', 'fit', 'TensorBoardLog', 'draw_confusion', 'make_sprite',
+           'write_projector']
 
 # %% ../nbs/04c_training.ipynb #c002
 import hashlib, json, os, re, time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +269,28 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None): self.show(logs or {})
 
-# %% ../nbs/04c_training.ipynb #c056
+# %% ../nbs/04c_training.ipynb #c055
+class Clock:
+    "Minutes that the parts of a step took"
+    def __init__(self,
+        path: str | Path, # JSON file that keeps them
+    ):
+        self.path = Path(path)
+        self.minutes = read_json(self.path) if self.path.exists() else {}
+
+    @contextmanager
+    def __call__(self,
+        name: str, # of the part; more of the same part adds up
+    ) -> Iterator[None]:
+        "Time what happens inside"
+        start = time.perf_counter()
+        try: yield
+        finally:
+            self.minutes[name] = self.minutes.get(name, 0) + (time.perf_counter() - start)/60
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, self.minutes)
+
+# %% ../nbs/04c_training.ipynb #c059
 def learning_rate(
     model: keras.Model, # compiled
 ) -> float: # of the next step
@@ -275,7 +298,7 @@ def learning_rate(
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
-# %% ../nbs/04c_training.ipynb #c057
+# %% ../nbs/04c_training.ipynb #c060
 def fit_arguments(
     data, # (x, y), (x, y, sample_weight), or a dataset that makes batches
     batch_size: int, # for arrays, which are shuffled; a dataset keeps its own order
@@ -283,7 +306,7 @@ def fit_arguments(
     "Training data as the arguments that Keras wants"
     return dict(zip(("x", "y", "sample_weight"), data)) | dict(batch_size=batch_size) if isinstance(data, tuple) else dict(x=data, shuffle=False)
 
-# %% ../nbs/04c_training.ipynb #c058
+# %% ../nbs/04c_training.ipynb #c061
 def train_epoch(
     model: keras.Model, # compiled
     data, # of `fit_arguments`
@@ -299,7 +322,7 @@ def train_epoch(
     if not np.isfinite(list(figures.values())).all(): raise InputError(f"epoch {epoch + 1} ended with a loss of {figures['loss']} and a validation loss of {figures['val_loss']}; lower the learning rate")
     return dict(epoch=epoch + 1, **figures, seconds=round(time.perf_counter() - start, 3), learning_rate=learning_rate(model))
 
-# %% ../nbs/04c_training.ipynb #c059
+# %% ../nbs/04c_training.ipynb #c062
 def fit(
     model: keras.Model, # compiled, with a metric named accuracy
     train, # (x, y), (x, y, sample_weight), a dataset of batches, or a function of the epoch (from 0) that gives one of these
@@ -341,7 +364,7 @@ def fit(
     drop_weights(folder, {kept})
     return pd.DataFrame(history)
 
-# %% ../nbs/04c_training.ipynb #c073
+# %% ../nbs/04c_training.ipynb #c076
 class TensorBoardLog:
     "Writes figures, images and the graph of one training to a folder that TensorBoard reads"
     def __init__(self,
@@ -355,7 +378,7 @@ class TensorBoardLog:
 
     def __exit__(self, *error): self.writer.close()
 
-# %% ../nbs/04c_training.ipynb #c074
+# %% ../nbs/04c_training.ipynb #c077
 @patch
 def scalars(self: TensorBoardLog,
     row: dict[str, float], # figures of an epoch, with its number
@@ -366,7 +389,7 @@ def scalars(self: TensorBoardLog,
             if name != "epoch": self.summary.scalar(name, value)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c075
+# %% ../nbs/04c_training.ipynb #c078
 @patch
 def graph(self: TensorBoardLog,
     model: keras.Model, # built; only TensorFlow's backend has a graph to show
@@ -379,7 +402,7 @@ def graph(self: TensorBoardLog,
     with self.writer.as_default(0): self.summary.graph(traced.graph)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c076
+# %% ../nbs/04c_training.ipynb #c079
 @patch
 def figure(self: TensorBoardLog,
     name: str, # shown above the image
@@ -392,7 +415,7 @@ def figure(self: TensorBoardLog,
     with self.writer.as_default(step): self.summary.image(name, np.asarray(canvas.buffer_rgba())[None])
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c078
+# %% ../nbs/04c_training.ipynb #c081
 def draw_confusion(
     truth: np.ndarray, # (n,) category codes
     predicted: np.ndarray, # (n,) category codes
@@ -412,7 +435,7 @@ def draw_confusion(
     axis.set_title(f"{np.trace(counts)/max(counts.sum(), 1):.0%} are right (cells: % of the true category)", loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/04c_training.ipynb #c085
+# %% ../nbs/04c_training.ipynb #c088
 def make_sprite(
     images: np.ndarray, # (n, side, side, 3), uint8
 ) -> Image.Image: # the images in rows, as many to a row as there are rows
@@ -424,7 +447,7 @@ def make_sprite(
     cells[:count] = images
     return Image.fromarray(cells.reshape(across, across, side, side, 3).swapaxes(1, 2).reshape(across*side, across*side, 3))
 
-# %% ../nbs/04c_training.ipynb #c087
+# %% ../nbs/04c_training.ipynb #c090
 def write_projector(
     folder: str | Path, # that TensorBoard reads
     vectors: np.ndarray, # (n, size)

@@ -8,7 +8,7 @@ __all__ = ['INPUTS', 'SIZES', 'PACKAGES', 'read_config', 'bert_block', 'build_be
            'export_hub_encoder', 'HubEncoder', 'load_hub_encoder', 'module_word_pieces', 'find_checkpoint',
            'prepare_encoder', 'MaskedMean', 'by_length', 'predict_texts', 'sentence_model',
            'build_transformer_classifier', 'TextBatches', 'fine_tune', 'export_model', 'ServedModel', 'save_model',
-           'load_model']
+           'TextFunction', 'load_model']
 
 # %% ../nbs/05d_transformers.ipynb #c002
 import importlib.util, json, shutil, tempfile
@@ -173,6 +173,12 @@ class Pieces:
     types: list[np.ndarray] # of each text, (tokens,) int32; 0 in the title, 1 in the description
 
     def __len__(self): return len(self.words)
+
+    def some(self,
+        rows: np.ndarray, # which texts
+    ) -> "Pieces": # of those
+        "Some of the texts"
+        return Pieces([self.words[row] for row in rows], [self.types[row] for row in rows])
 
     def inputs(self,
         rows: np.ndarray, # which texts
@@ -472,6 +478,29 @@ def save_model(
     run.save_json(f"{name}/files.json", files)
 
 # %% ../nbs/05d_transformers.ipynb #c072
+class TextFunction:
+    "A model as it was learned, and its word pieces: titles and descriptions to rows"
+    def __init__(self,
+        model: keras.Model, # the three INPUTS to one output
+        cut: WordPieces, # that belong to it
+    ):
+        self.model, self.cut = model, cut
+
+    def __call__(self,
+        titles: pd.Series, # (n,)
+        descriptions: pd.Series, # (n,)
+    ) -> np.ndarray: # (n, size) float32
+        "What the model says of listings"
+        return predict_texts(self.model, self.cut(titles, descriptions))
+
+    def save(self,
+        run: Run, # where to
+        name: str, # folder in the run
+    ):
+        "Keep it in a run, for `load_model`"
+        save_model(run, name, self.model, self.cut)
+
+# %% ../nbs/05d_transformers.ipynb #c073
 def load_model(
     run: Run, # any step's view of the run
     name: str, # folder in the run
