@@ -219,7 +219,8 @@ def fit_pool(
     count, categories = len(witnesses), witnesses[0].shape[1]
     def unpack(values): return Pool(values[:count], values[count:] if offsets else np.zeros(categories))
     def loss(values): return negative_log_likelihood(unpack(values).log_proba(witnesses), codes) + penalty*np.sum(values[count:]**2)
-    return unpack(minimize(loss, np.r_[np.full(count, .5), np.zeros(categories if offsets else 0)], method="L-BFGS-B").x)
+    start = np.r_[np.full(count, .5), np.zeros(categories if offsets else 0)]
+    return unpack(minimize(loss, start, method="L-BFGS-B", bounds=[(0, None)]*count + [(None, None)]*(len(start) - count)).x)
 
 # %% ../nbs/03_baselines.ipynb #c035
 @patch
