@@ -11,11 +11,11 @@ __all__ = ['PROFILES', 'PRETRAINED', 'TUNED', 'READING', 'TUNED_READING', 'ALL_S
            'execute', 'StepFailed', 'shown', 'last_cell', 'failure', 'begin', 'finish', 'run_step', 'Progress',
            'run_pipeline', 'data_uri', 'thumbnail', 'photo_archive', 'metric_tables', 'plain', 'render_report',
            'write_report', 'Arguments', 'arguments', 'select', 'check_names', 'check_numbers', 'is_folder', 'absolute',
-           'source_name', 'places', 'make_plan', 'text_table', 'step_list', 'preview', 'key_figures', 'summary',
-           'resume_command', 'command', 'main']
+           'source_name', 'places', 'place_encoder', 'make_plan', 'text_table', 'step_list', 'preview', 'key_figures',
+           'summary', 'resume_command', 'command', 'main']
 
 # %% ../nbs/00a_pipeline.ipynb #c002
-import argparse, ast, base64, copy, difflib, fcntl, hashlib, io, json, logging, math, os, platform, re, shlex, sys, tempfile, time, zipfile
+import argparse, ast, base64, copy, difflib, fcntl, hashlib, importlib.util, io, json, logging, math, os, platform, re, shlex, sys, tempfile, time, zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from .core import SCHEMA, ArtefactError, InputError, manifests, metrics_frame, read_json, replacing, sha256_file, sweep, verified, write_json
+from .core import ENCODER_PACKAGES, SCHEMA, ArtefactError, InputError, manifests, metrics_frame, read_json, replacing, sha256_file, sweep, verified, write_json
 
 # %% ../nbs/00a_pipeline.ipynb #c006
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def results(
     return digest(entry["artefacts"]) if entry.get("status") in FINISHED else "none"
 
 # %% ../nbs/00a_pipeline.ipynb #c044
-PLACES = "source", "photos", "columns", "weights" # parameters that are places; what they hold counts, not their names
+PLACES = "source", "photos", "columns", "weights", "text_encoder" # parameters that are places; what they hold counts, not their names
 
 # %% ../nbs/00a_pipeline.ipynb #c045
 def inputs(
@@ -787,7 +787,20 @@ def places(
     if args.weights and not weights.is_dir(): raise InputError(f"--weights {weights} is not a folder")
     return found
 
-# %% ../nbs/00a_pipeline.ipynb #c131
+# %% ../nbs/00a_pipeline.ipynb #c132
+def place_encoder(
+    values: dict, # parameters of a step, changed in place
+) -> str | None: # what tells the encoder's content, None when the step has none
+    "Make the folder of a text encoder absolute, see that a packaged one is installed; raises InputError"
+    name = values.get("text_encoder", "")
+    if name in ENCODER_PACKAGES and importlib.util.find_spec(ENCODER_PACKAGES[name]) is None:
+        raise InputError(f"the text encoder {name} is not installed; run `make encoder`, or do without: -p text_encoder \"\"")
+    if name and Path(name).is_dir():
+        values["text_encoder"] = absolute(name)
+        return folder_digest(Path(name))
+    return name or None
+
+# %% ../nbs/00a_pipeline.ipynb #c134
 def make_plan(
     root: Path, # of the project
     check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
@@ -808,10 +821,11 @@ def make_plan(
     parameters = {step.name: parameters_of(step, paths[step.name], general, args.profile, args.given) for step in steps if step.name in selected or paths[step.name].exists()}
     if args.profile != "demo" and not weights and not {"encoders", "network"} & dict(args.given).keys() and any("weights" in parameters[name] for name in selected):
         raise InputError(f"--profile {args.profile} uses pretrained networks; give their folder with --weights DIR, or choose others with -p encoders NAMES or -p network NAME")
+    if encoder := next(filter(None, (place_encoder(values) for name, values in parameters.items() if name in selected)), None): contents["text_encoder"] = encoder
     label = source if source and source_name(source) == "demo" else source_name(source) # a folder named demo is not the demo
     return Plan(steps, selected, root/"nbs", root/PACKAGE, Path(where["out"]), parameters, contents, label, args.profile, args.seed, args.force, args.cell_timeout)
 
-# %% ../nbs/00a_pipeline.ipynb #c134
+# %% ../nbs/00a_pipeline.ipynb #c137
 def text_table(
     rows: list[tuple], # of equal length, the first one the heading
 ) -> str: # lines
@@ -820,7 +834,7 @@ def text_table(
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../nbs/00a_pipeline.ipynb #c135
+# %% ../nbs/00a_pipeline.ipynb #c138
 def step_list(
     root: Path, # of the project
     steps: tuple[Step, ...] = STEPS,
@@ -833,7 +847,7 @@ def step_list(
         parts += [f"{step.name} ({step.notebook}.ipynb) needs {', '.join(step.needs) or 'nothing'}", *(f"    {line}" for line in lines)]
     return "\n".join(parts)
 
-# %% ../nbs/00a_pipeline.ipynb #c137
+# %% ../nbs/00a_pipeline.ipynb #c140
 def preview(
     plan: Plan,
     record: dict, # run.json
@@ -846,7 +860,7 @@ def preview(
         if why: record["steps"].pop(step.name, None)
     return rows
 
-# %% ../nbs/00a_pipeline.ipynb #c138
+# %% ../nbs/00a_pipeline.ipynb #c141
 def key_figures(
     manifest: dict,
 ) -> str: # such as "category accuracy 0.83"
@@ -856,7 +870,7 @@ def key_figures(
     facts = [f"{plain(name)} {plain(value)}" for name, value in list(manifest["facts"].items())[:3]]
     return ", ".join([f"{task} {name} {value:.3g}" for task, name, value in firsts] or facts)
 
-# %% ../nbs/00a_pipeline.ipynb #c140
+# %% ../nbs/00a_pipeline.ipynb #c143
 def summary(
     plan: Plan,
     done: dict[str, str], # step to "ran" or "skipped"
@@ -870,7 +884,7 @@ def summary(
     notes = [f"stale, made from results that have changed since: {', '.join(stale)}; run them with --from {stale[0]}"] if stale else []
     return "\n".join([text_table(rows), *notes, f"report: {shown(plan.out/'report.html')}", f"page:   {shown(Path(sys.executable).parent/'fb-marketplace')} serve --run {shlex.quote(shown(plan.out))}"])
 
-# %% ../nbs/00a_pipeline.ipynb #c143
+# %% ../nbs/00a_pipeline.ipynb #c146
 def resume_command(
     args: argparse.Namespace,
     steps: tuple[Step, ...], # the table
@@ -885,7 +899,7 @@ def resume_command(
     rest, after = selected[selected.index(name):], select(steps, None, name)
     return shlex.join(words + ["--force"]*args.force + (["--from", name] if rest == after else ["--steps", ",".join(rest)]))
 
-# %% ../nbs/00a_pipeline.ipynb #c145
+# %% ../nbs/00a_pipeline.ipynb #c148
 def command(
     root: Path, # of the project
     check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
@@ -909,7 +923,7 @@ def command(
         return 1
     return 0
 
-# %% ../nbs/00a_pipeline.ipynb #c146
+# %% ../nbs/00a_pipeline.ipynb #c149
 def main(
     root: Path, # of the project
     check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
