@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from conftest import ROOT, SMALL, run_all
 
+from fb_marketplace.cleaning import tokens
 from fb_marketplace.core import manifests, read_json, sha256_file
 from fb_marketplace.demo import write_catalogue
 from fb_marketplace.photos import PhotoStore
 from fb_marketplace.sources import IMAGE_COLUMNS, PRODUCT_COLUMNS, PhotoFiles, read_table
 from fb_marketplace.store import Listing, Part, Photo, Quarantine, load_table
+from fb_marketplace.transformers import write_random_checkpoint
 
 
 def metrics(out):
@@ -75,8 +77,8 @@ def test_force_gives_the_same_metrics(demo, tmp_path):
 
 
 def artefacts(out):
-    """Hashes of all artefacts; Keras writes the date into its files, and what photos cost is told in minutes."""
-    return {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if not name.endswith((".keras", "photo_pareto.png"))}
+    """Hashes of all artefacts; Keras writes the date into its files, and what photos and texts cost is told in minutes."""
+    return {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if not name.endswith((".keras", "photo_pareto.png", "text_costs.png", "text_milliseconds.json"))}
 
 
 def test_killed_runs_end_as_if_undisturbed(demo, tmp_path):
@@ -120,19 +122,23 @@ def test_bad_options_are_one_line_and_nothing_written(tmp_path, options, said):
     assert done.returncode == 2 and said in done.stderr and not (tmp_path/"out").exists()
 
 
-def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_backbones(source, tmp_path, weights):
+def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_encoders(source, tmp_path, weights):
     products, images = pd.read_csv(source/"Products.csv", lineterminator="\n", dtype=str, keep_default_na=False), pd.read_csv(source/"Images.csv", dtype=str)
     products["group"], products["split"] = "theirs", "theirs" # extra columns with our names
     roots = products.category.str.split(" / ").str[0]
     few = products[roots.isin(roots.value_counts().index[:3])]
     few.to_csv(source/"Products.csv", index=False, lineterminator="\r\n")
     images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
-    out = tmp_path/"out"
+    out, checkpoint = tmp_path/"out", write_random_checkpoint(tmp_path/"checkpoint", sorted({word for text in few.product_name for word in tokens(text)}))
     done = run_all("--source", source, "--out", out, "--weights", weights, *(word for pair in dict(min_listings=5, encoders="mobilenetv3small", tuned="mobilenetv3small", network="",
-        tuned_epochs=1, tuned_views=1, search_trials=1).items() for word in ("-p", *map(str, pair))))
+        tuned_epochs=1, tuned_views=1, search_trials=1, text_encoder=checkpoint, text_tokens=32, tuned_text_epochs=1, cross_validation=2, student_views=1, text_networks="masked_pooling",
+        text_frozen_epochs=1, text_epochs=1, word_epochs=2, folds=2).items() for word in ("-p", *map(str, pair))))
     assert done.returncode == 0, done.stdout + done.stderr
     photo = read_json(out/"models"/"image"/"encoders.json")
     assert photo["encoders"] == ["mobilenetv3small", "mobilenetv3small_tuned"] and [head["channels"] for head in photo["heads"]] == [[0, 576], [576, 1152]]
+    assert read_json(out/"models"/"text"/"readers.json") == ["linear", "network", "sentences", "tuned"]
+    assert {"validation", "test", "2 folds"} <= {record["split"] for record in metrics(out)}
+    assert not (out/"features"/"text_work").exists() and list((out/"logs"/"text").rglob("events.*"))
     assert not (out/"features"/"work").exists() and list((out/"logs"/"image").rglob("events.*"))
     assert set(load_table(out/"marketplace.db", Part).split) <= {"train", "validation", "test", "unlabelled"}
     assert "Generated demo catalogue" not in (out/"report.html").read_text()
