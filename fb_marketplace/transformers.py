@@ -37,7 +37,8 @@ def read_config(
     path = Path(folder)/"config.json"
     if not path.is_file(): raise InputError(f"{folder} is no checkpoint: it has no config.json")
     try: config = dict(layer_norm_eps=1e-12, hidden_dropout_prob=.1, attention_probs_dropout_prob=.1) | json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, TypeError) as error: raise InputError(f"{path} is not a JSON object: {error}") from None
+    except (ValueError, TypeError) as error: raise InputError(f"{path} is not a JSON object: {error}") from None
+    if config.get("model_type", "bert") != "bert": raise InputError(f"{path} tells of a {config['model_type']}; only BERT itself is known here")
     if missing := [name for name in SIZES if name not in config]: raise InputError(f"{path} does not say {', '.join(missing)}; is it a BERT?")
     if config.get("hidden_act", "gelu") != "gelu" or config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError(f"{path}: only gelu and absolute positions are known here, as in BERT itself")
@@ -205,7 +206,8 @@ class WordPieces:
         descriptions: pd.Series, # (n,), may be empty
     ) -> Pieces: # of n texts
         "Cut texts; the first piece is [CLS], and [SEP] ends each of the two parts"
-        pairs = [(title, description) if description else title for title, description in zip(titles.fillna(""), descriptions.fillna(""))]
+        titles, descriptions = ([text.encode("utf-8", "ignore").decode() for text in column.fillna("")] for column in (titles, descriptions)) # half characters are none
+        pairs = [(title, description) if description else title for title, description in zip(titles, descriptions)]
         cut = self.cutter.encode_batch(pairs)
         return Pieces([np.array(one.ids, np.int32) for one in cut], [np.array(one.type_ids, np.int32) for one in cut])
 
@@ -272,9 +274,9 @@ def load_hub_encoder(
     "An encoder of BERT's form as a Keras layer; raises InputError when it is none or cannot be had"
     if keras.backend.backend() != "tensorflow": raise InputError("encoders of TensorFlow Hub need TensorFlow as the backend of Keras")
     try: encoder = HubEncoder(str(handle), trainable, name="encoder")
-    except (OSError, ValueError, AttributeError, tf.errors.OpError) as error: raise InputError(f"{handle} is no encoder of TensorFlow Hub, or cannot be reached: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error: raise InputError(f"{handle} is no encoder of TensorFlow Hub, or cannot be reached: {str(error).splitlines()[0]}") from None
     try: given = encoder.compute_output_spec({name: keras.KerasTensor((None, None), "int32") for name in INPUTS})
-    except (ValueError, TypeError) as error: raise InputError(f"{handle} does not take {', '.join(INPUTS)}: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, AttributeError) as error: raise InputError(f"{handle} does not turn {', '.join(INPUTS)} into named outputs: {str(error).splitlines()[0]}") from None
     if missing := {"pooled_output", "sequence_output"} - given.keys(): raise InputError(f"{handle} gives no {', '.join(sorted(missing))}")
     return encoder
 
@@ -377,8 +379,8 @@ def build_transformer_classifier(
     return keras.Model(given, keras.layers.Dense(num_classes, name="logits")(x), name="transformer")
 
 # %% ../nbs/05d_transformers.ipynb #c059
-class TextBatches(keras.utils.PyDataset):
-    "Batches of texts and codes, for keras.Model.fit"
+class TextBatches:
+    "Batches of texts and codes, each as long as its longest text"
     def __init__(self,
         pieces: Pieces, # n texts
         codes: np.ndarray, # (n,) category codes
@@ -386,7 +388,6 @@ class TextBatches(keras.utils.PyDataset):
         batch: int = 32, # texts at once
         seed: tuple[int, ...] | None = None, # of the order; None for the order of length
     ):
-        super().__init__()
         self.pieces, self.codes = pieces, np.asarray(codes, np.int32)
         if seed is None: self.batches = by_length(pieces, rows, batch)
         else:
@@ -398,6 +399,12 @@ class TextBatches(keras.utils.PyDataset):
     def __len__(self): return len(self.batches)
 
     def __getitem__(self, place): return self.pieces.inputs(self.batches[place]), self.codes[self.batches[place]]
+
+    def dataset(self) -> tf.data.Dataset: # of (the three INPUTS, codes)
+        "All batches in their order, for keras.Model.fit"
+        kinds = {name: tf.TensorSpec((None, None), tf.int32) for name in INPUTS}, tf.TensorSpec((None,), tf.int32)
+        batches = tf.data.Dataset.from_generator(lambda: (self[place] for place in range(len(self))), output_signature=kinds)
+        return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
 
 # %% ../nbs/05d_transformers.ipynb #c061
 def fine_tune(
@@ -417,7 +424,7 @@ def fine_tune(
     "Fine-tune with warm-up and a straight decay to zero (Devlin et al. 2019), keep the last weights; goes on where a killed training was"
     steps = epochs*len(by_length(pieces, train, batch))
     compile_classifier(model, make_schedule("polynomial", rate, steps), weight_decay, clip_norm=1.)
-    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)), TextBatches(pieces, codes, validation, 64), epochs, folder, seed, epochs, batch, keep="last", **options)
+    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)).dataset(), TextBatches(pieces, codes, validation, 64).dataset(), epochs, folder, seed, epochs, batch, keep="last", **options)
 
 # %% ../nbs/05d_transformers.ipynb #c069
 def export_model(
