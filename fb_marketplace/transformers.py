@@ -207,7 +207,7 @@ class WordPieces:
     ) -> Pieces: # of n texts
         "Cut texts; the first piece is [CLS], and [SEP] ends each of the two parts"
         titles, descriptions = ([text.encode("utf-8", "ignore").decode() for text in column.fillna("")] for column in (titles, descriptions)) # half characters are none
-        pairs = [(title, description) if description else title for title, description in zip(titles, descriptions)]
+        pairs = [(title, description) if description.strip() else title for title, description in zip(titles, descriptions)]
         cut = self.cutter.encode_batch(pairs)
         return Pieces([np.array(one.ids, np.int32) for one in cut], [np.array(one.type_ids, np.int32) for one in cut])
 

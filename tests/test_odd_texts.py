@@ -169,7 +169,7 @@ def read(reader, titles, descriptions=None):
     return said
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(TITLE, TITLE), max_size=6))
 @example([(text, "") for text in ODD])
 @example([("", text) for text in ODD])
@@ -225,7 +225,7 @@ def test_a_network_does_not_tell_unknown_words_apart(made, text, one, two):
 def test_a_word_without_known_pieces_is_nothing_to_the_linear_reader(made, listing, word):
     linear, (title, description) = load_reader(made, "linear", "linear"), listing # between two words, it would part a known pair
     expected = read(linear, [title], [description])
-    for changed in ((f"{word} {title}", description), (title, f"{description} {word}"), (f"{word}! {title}", f"{description}\n{word}, {word}")):
+    for changed in ((f"{word} {title}", description), (title, f"{description} {word}"), (f"{word} {word} {title}", f"{description}\n{word}")):
         np.testing.assert_array_equal(read(linear, changed[:1], changed[1:]), expected)
 
 
