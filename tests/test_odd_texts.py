@@ -186,7 +186,7 @@ def test_every_reader_answers_misspelt_and_shouted_texts(reader):
 
 
 def test_nothing_is_nothing_however_it_is_said(reader):
-    said = read(reader, ["", None, np.nan, " ", "\x00", "\ud800", "oak", None], ["", np.nan, None, "\n", "", "", None, "oak"])
+    said = read(reader, ["", None, np.nan, " ", "\x00", "\ud800", "oak", None], ["", np.nan, None, "\n", "\x1f", "\udfff", None, "oak"])
     np.testing.assert_allclose(said[:6], said[:1].repeat(6, 0), atol=1e-5)
     np.testing.assert_allclose(said[6], read(reader, ["oak"])[0], atol=1e-5)
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
@@ -195,6 +196,29 @@ def test_a_damaged_module_is_refused(foreign, tmp_path, file):
     with pytest.raises(InputError, match="module is no encoder of TensorFlow Hub"): load_hub_encoder(tmp_path/"module")
 
 
+def test_long_listings_are_cut_as_others_cut_them(foreign):
+    from tokenizers import BertWordPieceTokenizer
+    vocabulary, other = foreign[2].vocabulary, BertWordPieceTokenizer(str(foreign[2].vocabulary))
+    lengths = [(0, 0), (0, 9), (9, 0), (4, 4), (1, 30), (30, 1), (30, 30), (30, 31), (31, 30), (5, 6), (6, 5), (6, 6)]
+    titles, descriptions = (pd.Series([" ".join((WORDS*3)[start:start + length]) for length in column]) for start, column in zip((0, 3), zip(*lengths)))
+    for most in (3, 4, 5, 11, 12, 13, 14, 128):
+        other.enable_truncation(most)
+        expected = [other.encode(title, description or None) for title, description in zip(titles, descriptions)]
+        said = WordPieces(vocabulary, max_tokens=most)(titles, descriptions)
+        assert [one.tolist() for one in said.words] == [one.ids for one in expected] and [one.tolist() for one in said.types] == [one.type_ids for one in expected]
+
+
+def test_two_long_parts_take_no_long_time(foreign):
+    long, start = pd.Series(["桌子"*25_000]), time.perf_counter() # every letter is a word
+    assert len(foreign[2](long, long).words[0]) == 128 and time.perf_counter() - start < 5
+
+
+def test_a_vocabulary_without_signs_is_refused(tmp_path):
+    (tmp_path/"vocab.txt").write_text("oak\ntable\n")
+    with pytest.raises(InputError, match="vocab.txt is no vocabulary of BERT"): WordPieces(tmp_path/"vocab.txt")
+    with pytest.raises(InputError, match="max_tokens is 2"): WordPieces(tmp_path/"vocab.txt", max_tokens=2)
+
+
 def numpy_bert(folder, inputs):
     """BERT (Devlin et al. 2019), from the tensors of a checkpoint to the states of all tokens and the pooled one."""
     from safetensors.numpy import load_file
@@ -320,14 +344,12 @@ def tune(module, folder, trainable=True, rate=3e-2, turn=0, **options):
     return model, fine_tune(model, module_word_pieces(encoder)(titles, descriptions), codes, train, watched, folder, epochs=3, rate=rate, batch=4, quiet=True, **options)
 
 
-@pytest.mark.parametrize("lengths", [[8, 8, 24], [24, 8, 8], [8]])
-def test_batches_may_have_any_length(module, lengths):
-    pieces = transformers.Pieces(words := [np.full(length, 5, np.int32) for length in lengths], [0*word for word in words])
-    batches = TextBatches(pieces, np.arange(len(lengths)), np.arange(len(lengths)), 1)
-    batches.batches = [np.array([row]) for row in range(len(lengths))] # in this order
+def test_batches_may_have_any_length(module):
+    lengths = [8, 8, 24] # Keras by itself would take the first two for all
+    batches = TextBatches(transformers.Pieces([np.full(length, 5, np.int32) for length in lengths], [np.zeros(length, np.int32) for length in lengths]), np.arange(3), np.arange(3), 1)
     model = compile_classifier(build_transformer_classifier(load_hub_encoder(module), 3), 1e-2)
-    model.fit(batches.dataset(), validation_data=batches.dataset(), verbose=0)
-    assert [given["input_word_ids"].shape[1] for given, _ in batches.dataset()] == lengths and batches.dataset().cardinality() == len(lengths)
+    assert 0 < model.evaluate(batches.dataset(), verbose=0)[0] < 100
+    assert [given["input_word_ids"].shape[1] for given, _ in batches.dataset()] == lengths and batches.dataset().cardinality() == 3
 
 
 def test_the_last_weights_are_kept_though_others_were_better(module, tmp_path):
@@ -344,13 +366,9 @@ def test_the_last_weights_are_kept_though_others_were_better(module, tmp_path):
 
 
 def test_a_frozen_encoder_keeps_its_weights(module, tmp_path):
-    encoder = load_hub_encoder(module)
-    fresh, learning = weights_of(encoder), len(encoder.trainable_variables)
-    for trainable in (True, False):
-        model, history = tune(module, tmp_path/str(trainable), trainable)
-        changed = [(one != two).any() for one, two in zip(fresh, weights_of(model.get_layer("encoder")))]
-        assert len(model.trainable_variables) == 2 + trainable*learning and history.loss.iloc[-1] < history.loss.iloc[0]
-        assert sum(changed) >= 2*learning//3 if trainable else not any(changed)
+    model, history = tune(module, tmp_path, trainable=False)
+    for one, two in zip(weights_of(load_hub_encoder(module)), weights_of(model.get_layer("encoder"))): np.testing.assert_array_equal(one, two)
+    assert len(model.trainable_variables) == 2 and history.loss.iloc[-1] < history.loss.iloc[0]
 
 
 def test_a_killed_fine_tuning_ends_at_the_same_weights(module, tmp_path):
