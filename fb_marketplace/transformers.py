@@ -7,11 +7,11 @@ __all__ = ['INPUTS', 'SIZES', 'read_config', 'bert_block', 'build_bert', 'count_
            'as_keras', 'load_checkpoint', 'write_random_checkpoint', 'Pieces', 'kept_lengths', 'WordPieces', 'hub_call',
            'export_hub_encoder', 'HubEncoder', 'load_hub_encoder', 'module_word_pieces', 'find_checkpoint',
            'prepare_encoder', 'MaskedMean', 'by_length', 'predict_texts', 'sentence_model',
-           'build_transformer_classifier', 'TextBatches', 'fine_tune', 'export_model', 'ServedModel', 'save_model',
-           'TextFunction', 'load_model']
+           'build_transformer_classifier', 'TextBatches', 'pieces_digest', 'fine_tune', 'export_model', 'ServedModel',
+           'save_model', 'TextFunction', 'load_model']
 
 # %% ../nbs/05d_transformers.ipynb #c002
-import importlib.util, json, shutil, tempfile
+import hashlib, importlib.util, json, shutil, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -432,6 +432,17 @@ class TextBatches:
         return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
 
 # %% ../nbs/05d_transformers.ipynb #c063
+def pieces_digest(
+    pieces: Pieces, # n texts
+    codes: np.ndarray, # (n,) category codes
+    rows: np.ndarray, # which of them
+) -> str: # 64 hexadecimal digits
+    "SHA-256 of some texts and their categories"
+    digest = hashlib.sha256()
+    for row in rows: digest.update(pieces.words[row].tobytes() + pieces.types[row].tobytes() + bytes(f" {codes[row]};", "ascii"))
+    return digest.hexdigest()
+
+# %% ../nbs/05d_transformers.ipynb #c065
 def fine_tune(
     model: keras.Model, # of `build_transformer_classifier`
     pieces: Pieces, # n texts
@@ -444,14 +455,15 @@ def fine_tune(
     batch: int = 32, # texts at once
     weight_decay: float = .01, # of AdamW
     seed: int = 0, # of order and dropout
-    **options, # of training.fit: settings, log, after_epoch, anew, quiet
+    settings: dict | None = None, # whatever else decides the outcome, such as what tells the encoder
+    **options, # of training.fit: log, after_epoch, anew, quiet
 ) -> pd.DataFrame: # a row an epoch
     "Fine-tune with warm-up and a straight decay to zero (Devlin et al. 2019), keep the last weights; goes on where a killed training was"
-    steps = epochs*len(by_length(pieces, train, batch))
+    steps, known = epochs*len(by_length(pieces, train, batch)), dict(texts=pieces_digest(pieces, codes, train)) | (settings or {})
     compile_classifier(model, make_schedule("polynomial", rate, steps), weight_decay, clip_norm=1.)
-    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)).dataset(), TextBatches(pieces, codes, validation, 64).dataset(), epochs, folder, seed, epochs, batch, keep="last", **options)
+    return fit(model, lambda epoch: TextBatches(pieces, codes, train, batch, (seed, epoch)).dataset(), TextBatches(pieces, codes, validation, 64).dataset(), epochs, folder, seed, epochs, batch, keep="last", settings=known, **options)
 
-# %% ../nbs/05d_transformers.ipynb #c071
+# %% ../nbs/05d_transformers.ipynb #c073
 def export_model(
     model: keras.Model, # the three INPUTS to one output
     cut: WordPieces, # that belong to it
@@ -465,7 +477,7 @@ def export_model(
     tf.saved_model.save(root, str(folder))
     return Path(folder)
 
-# %% ../nbs/05d_transformers.ipynb #c072
+# %% ../nbs/05d_transformers.ipynb #c074
 class ServedModel:
     "A model of texts from a run: titles and descriptions to rows"
     def __init__(self,
@@ -488,7 +500,7 @@ class ServedModel:
         "What the model says of listings"
         return predict_texts(self, self.cut(titles, descriptions))
 
-# %% ../nbs/05d_transformers.ipynb #c073
+# %% ../nbs/05d_transformers.ipynb #c075
 def save_model(
     run: Run, # where to
     name: str, # folder in the run
@@ -503,7 +515,7 @@ def save_model(
             with run.saving(f"{name}/{file}") as path: shutil.copyfile(made/file, path)
     run.save_json(f"{name}/files.json", files)
 
-# %% ../nbs/05d_transformers.ipynb #c074
+# %% ../nbs/05d_transformers.ipynb #c076
 class TextFunction:
     "A model as it was learned, and its word pieces: titles and descriptions to rows"
     def __init__(self,
@@ -526,7 +538,7 @@ class TextFunction:
         "Keep it in a run, for `load_model`"
         save_model(run, name, self.model, self.cut)
 
-# %% ../nbs/05d_transformers.ipynb #c075
+# %% ../nbs/05d_transformers.ipynb #c077
 def load_model(
     run: Run, # any step's view of the run
     name: str, # folder in the run
