@@ -19,10 +19,10 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, logsumexp
 from scipy.stats import beta
 
-from .baselines import fit_scale, negative_log_likelihood, out_of_fold
+from .baselines import fit_scale, grouped_folds, negative_log_likelihood
 from .core import PALETTE, InputError, Run, with_intervals
 
 # %% ../nbs/06b_calibration.ipynb #c006
@@ -297,8 +297,9 @@ def dirichlet_loss(
     astray = weights - weights.trace()/size*np.eye(size) # from a temperature
     share = np.full((size, size), 1/max(1, size*(size - 1)))
     np.fill_diagonal(share, 1/size)
-    error = (softmax(scores, axis=1) - truth)/len(said)
-    loss = -(truth*log_softmax(scores, axis=1)).sum()/len(said) + penalty*((share*astray**2).sum() + (offsets**2).mean())
+    log_proba = log_softmax(scores, axis=1)
+    error = (np.exp(log_proba) - truth)/len(said)
+    loss = -(truth*log_proba).sum()/len(said) + penalty*((share*astray**2).sum() + (offsets**2).mean())
     return loss, np.r_[(error.T @ said + 2*penalty*share*astray).ravel(), error.sum(0) + 2*penalty*offsets/size]
 
 # %% ../nbs/06b_calibration.ipynb #c068
@@ -332,8 +333,9 @@ def choose_calibration(
     groups = np.asarray(groups)[spoken(check_log_proba(log_proba), codes)]
     log_proba, codes = judged(log_proba, codes)
     if len(np.unique(groups)) < folds or np.bincount(codes).max() < folds: raise InputError(f"{len(codes)} rows in {len(np.unique(groups))} groups are too few to choose a calibration by {folds} folds; give more rows or fewer folds")
-    apply = lambda fit: out_of_fold(lambda learn, judge: fit(log_proba[learn], codes[learn]).log_proba(log_proba[judge]), codes, groups, folds, seed)
-    losses = pd.Series({name: negative_log_likelihood(apply(fit), codes) for name, fit in repairs.items()})
+    dealt = [(learn, judge) for learn, judge in grouped_folds(codes, groups, folds, seed) if len(judge)]
+    loss = lambda fit, learn, judge: len(judge)/len(codes)*negative_log_likelihood(fit(log_proba[learn], codes[learn]).log_proba(log_proba[judge]), codes[judge])
+    losses = pd.Series({name: sum(loss(fit, learn, judge) for learn, judge in dealt) for name, fit in repairs.items()})
     return repairs[losses.idxmin()](log_proba, codes), losses
 
 # %% ../nbs/06b_calibration.ipynb #c084
@@ -361,11 +363,12 @@ def surely_accurate(
     certainty: float, # that all thresholds kept are accurate enough
     steps: int = 20, # thresholds to try
 ) -> pd.DataFrame: # the rows of the curve that were tried and hold
-    "Thresholds whose accuracy is large enough beyond doubt"
-    places = np.searchsorted(curve.answered, np.linspace(0, curve.answered.iloc[-1], steps + 1)[1:])
-    tried = curve.iloc[np.unique(places)]
-    low, _ = share_bounds(tried.right, tried.answered, 1 - 2*(1 - certainty)/steps)
-    return tried[low >= accuracy]
+    "Thresholds whose accuracy is large enough beyond doubt, from the surest rows downwards"
+    rows, fewest = curve.answered.iloc[-1], np.log(1 - certainty)/np.log(accuracy) # all right, so many rows would just do
+    tried = curve.iloc[np.unique(np.searchsorted(curve.answered, np.linspace(0, rows, steps + 1)[1:]))]
+    tried = tried[tried.answered >= min(2*fewest, rows)]
+    low, _ = share_bounds(tried.right, tried.answered, 2*certainty - 1)
+    return tried[np.logical_and.accumulate(low >= accuracy)]
 
 # %% ../nbs/06b_calibration.ipynb #c090
 def threshold_for(
@@ -377,6 +380,7 @@ def threshold_for(
     "Confidence from which on to answer; raises InputError"
     for name, share in dict(accuracy=accuracy, certainty=certainty).items():
         if share is not None and not 0 < share < 1: raise InputError(f"{name} is a share between 0 and 1, not {share}")
+    if certainty is not None and certainty <= .5: raise InputError(f"a certainty of {certainty} is less than that of the point estimate; give more than 0.5, or None")
     curve = coverage_curve(log_proba, codes)
     held = curve[curve.accuracy >= accuracy] if certainty is None else surely_accurate(curve, accuracy, certainty)
     return Threshold(*map(float, held.iloc[-1][["threshold", "coverage", "accuracy"]])) if len(held) else Threshold(2., 0., None)
