@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'REPAIRS', 'check_log_proba', 'spoken', 'judged', 'confidence', 'equal_mass', 'share_bounds', 'reliability',
-           'binned_gap', 'calibration_error', 'error_by_chance', 'mirrored', 'calibration_metrics', 'floored',
+           'binned_gap', 'calibration_error', 'error_by_chance', 'floored', 'mirrored', 'calibration_metrics',
            'finding', 'draw_reliability', 'per_category', 'Calibration', 'no_calibration', 'fit_temperature',
            'dirichlet_loss', 'fit_dirichlet', 'choose_calibration', 'coverage_curve', 'Threshold', 'surely_accurate',
            'threshold_for', 'answered', 'selective_metrics', 'draw_coverage', 'likelier_mass', 'strangeness',
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import beta
+from threadpoolctl import threadpool_limits
 
 from .baselines import fit_scale, grouped_folds, negative_log_likelihood
 from .core import PALETTE, InputError, Run, with_intervals
@@ -139,6 +140,16 @@ def error_by_chance(
     return np.array([binned_gap(sure, random.random(len(sure)) < sure, bin) for _ in range(draws)])
 
 # %% ../nbs/06b_calibration.ipynb #c039
+LEAST = -30. # log-probability; less counts as this
+
+# %% ../nbs/06b_calibration.ipynb #c040
+def floored(
+    log_proba: np.ndarray, # (n, categories)
+) -> np.ndarray: # (n, categories), nothing below LEAST
+    "Log-probabilities without minus infinity"
+    return np.maximum(log_proba, LEAST)
+
+# %% ../nbs/06b_calibration.ipynb #c043
 def mirrored(
     value: float, # of a measure that resampling pushes upwards
     ci95: list[float], # its percentile interval
@@ -146,7 +157,7 @@ def mirrored(
     "The interval, mirrored at the value"
     return [round(max(0., 2*value - end), 6) for end in ci95[::-1]]
 
-# %% ../nbs/06b_calibration.ipynb #c040
+# %% ../nbs/06b_calibration.ipynb #c044
 def calibration_metrics(
     log_proba: np.ndarray, # (n, categories); rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -166,16 +177,7 @@ def calibration_metrics(
     if values["calibration_error"] <= high: error[0] = 0.
     return values | dict(error_by_chance=round(float(chance.mean()), 6)), ci95 | dict(error_by_chance=[round(float(low), 6), round(float(high), 6)])
 
-# %% ../nbs/06b_calibration.ipynb #c042
-LEAST = -30. # log-probability; less counts as this
-
-def floored(
-    log_proba: np.ndarray, # (n, categories)
-) -> np.ndarray: # (n, categories), nothing below LEAST
-    "Log-probabilities without minus infinity"
-    return np.maximum(log_proba, LEAST)
-
-# %% ../nbs/06b_calibration.ipynb #c044
+# %% ../nbs/06b_calibration.ipynb #c046
 def finding(
     values: dict[str, float], # of `calibration_metrics`
     ci95: dict[str, list[float]], # their intervals
@@ -186,7 +188,7 @@ def finding(
     if ci95["overconfidence"][0] <= 0 <= ci95["overconfidence"][1]: return f"Off by {error:.3f}, not to one side; chance gives {values['error_by_chance']:.3f}"
     return f"Too {'sure' if over > 0 else 'modest'} by {abs(over):.3f}: error {error:.3f}, chance gives {values['error_by_chance']:.3f}"
 
-# %% ../nbs/06b_calibration.ipynb #c045
+# %% ../nbs/06b_calibration.ipynb #c047
 def draw_reliability(
     log_proba: np.ndarray, # (n, categories); rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -204,7 +206,7 @@ def draw_reliability(
     axis.set_title(finding(*calibration_metrics(log_proba, codes, groups, bins, seed)), loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/06b_calibration.ipynb #c050
+# %% ../nbs/06b_calibration.ipynb #c052
 def per_category(
     log_proba: np.ndarray, # (n, categories); rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -222,7 +224,7 @@ def per_category(
         if count: rows[name] |= dict(confidence=confidence(log_proba[taken]).mean(), calibration_error=calibration_error(log_proba[taken], codes[taken], bins), error_by_chance=error_by_chance(log_proba[taken], bins).mean())
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="category"), columns=["n", "taken", "recall", "precision", "F1", "confidence", "calibration_error", "error_by_chance"])
 
-# %% ../nbs/06b_calibration.ipynb #c055
+# %% ../nbs/06b_calibration.ipynb #c057
 class Calibration:
     "log_softmax(weights @ log-probabilities + offsets)"
     def __init__(self,
@@ -247,7 +249,7 @@ class Calibration:
         if log_proba.shape[1] != len(self.offsets): raise InputError(f"the calibration is of {len(self.offsets)} categories, the log-probabilities of {log_proba.shape[1]}")
         return log_softmax(floored(log_proba) @ self.weights.T + self.offsets, axis=1)
 
-# %% ../nbs/06b_calibration.ipynb #c056
+# %% ../nbs/06b_calibration.ipynb #c058
 @patch
 def save(self: Calibration,
     run: Run, # where to
@@ -257,7 +259,7 @@ def save(self: Calibration,
     run.save_array(f"{name}/weights.npy", self.weights)
     run.save_array(f"{name}/offsets.npy", self.offsets)
 
-# %% ../nbs/06b_calibration.ipynb #c057
+# %% ../nbs/06b_calibration.ipynb #c059
 @patch(cls_method=True)
 def load(cls: Calibration,
     run: Run, # where from
@@ -266,7 +268,7 @@ def load(cls: Calibration,
     "Load what `save` wrote; raises ArtefactError"
     return cls(run.load_array(f"{name}/weights.npy"), run.load_array(f"{name}/offsets.npy"))
 
-# %% ../nbs/06b_calibration.ipynb #c058
+# %% ../nbs/06b_calibration.ipynb #c060
 def no_calibration(
     log_proba: np.ndarray, # (n, categories)
     codes: np.ndarray = None, # not looked at
@@ -274,7 +276,7 @@ def no_calibration(
     "Leave probabilities as they are"
     return Calibration(np.eye(log_proba.shape[1]), np.zeros(log_proba.shape[1]))
 
-# %% ../nbs/06b_calibration.ipynb #c061
+# %% ../nbs/06b_calibration.ipynb #c063
 def fit_temperature(
     log_proba: np.ndarray, # (n, categories) of rows the model did not learn from; rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -283,7 +285,7 @@ def fit_temperature(
     log_proba, codes = judged(log_proba, codes)
     return Calibration(fit_scale(floored(log_proba), codes)*np.eye(log_proba.shape[1]), np.zeros(log_proba.shape[1]))
 
-# %% ../nbs/06b_calibration.ipynb #c066
+# %% ../nbs/06b_calibration.ipynb #c068
 def dirichlet_loss(
     values: np.ndarray, # (categories*(categories + 1),) weights by row, then offsets
     said: np.ndarray, # (n, categories) log-probabilities, finite
@@ -302,25 +304,25 @@ def dirichlet_loss(
     loss = -(truth*log_proba).sum()/len(said) + penalty*((share*astray**2).sum() + (offsets**2).mean())
     return loss, np.r_[(error.T @ said + 2*penalty*share*astray).ravel(), error.sum(0) + 2*penalty*offsets/size]
 
-# %% ../nbs/06b_calibration.ipynb #c068
+# %% ../nbs/06b_calibration.ipynb #c070
 def fit_dirichlet(
     log_proba: np.ndarray, # (n, categories) of rows the model did not learn from; rows of nan are left out
     codes: np.ndarray, # (n,) category codes
     penalty: float = .1, # how much the matrix is held to a temperature
 ) -> Calibration: # with a whole matrix and offsets
-    "Dirichlet calibration by penalised maximum likelihood (L-BFGS-B), from the best temperature on; raises InputError"
+    "Dirichlet calibration by penalised maximum likelihood (L-BFGS-B), starting from the best temperature; raises InputError"
     start, (log_proba, codes) = fit_temperature(log_proba, codes), judged(log_proba, codes)
     size = log_proba.shape[1]
     bounds = np.full((size*size + size, 2), [-np.inf, np.inf])
     bounds[:size*size:size + 1] = np.exp([-4, 4]) # the diagonal, as far as a temperature goes
-    found = minimize(dirichlet_loss, np.r_[start.weights.ravel(), start.offsets], (floored(log_proba), np.eye(size)[codes], penalty), jac=True, method="L-BFGS-B", bounds=bounds, options=dict(maxiter=500))
+    with threadpool_limits(1): found = minimize(dirichlet_loss, np.r_[start.weights.ravel(), start.offsets], (floored(log_proba), np.eye(size)[codes], penalty), jac=True, method="L-BFGS-B", bounds=bounds, options=dict(maxiter=500))
     return Calibration(found.x[:size*size].reshape(size, size), found.x[size*size:])
 
-# %% ../nbs/06b_calibration.ipynb #c076
+# %% ../nbs/06b_calibration.ipynb #c078
 REPAIRS = {"none": no_calibration, "temperature": fit_temperature,
            **{f"Dirichlet, penalty {penalty:g}": (lambda log_proba, codes, penalty=penalty: fit_dirichlet(log_proba, codes, penalty)) for penalty in (.001, .01, .1, 1.)}} # name to what fits it
 
-# %% ../nbs/06b_calibration.ipynb #c077
+# %% ../nbs/06b_calibration.ipynb #c079
 def choose_calibration(
     log_proba: np.ndarray, # (n, categories) of rows the model did not learn from; rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -338,7 +340,7 @@ def choose_calibration(
     losses = pd.Series({name: sum(loss(fit, learn, judge) for learn, judge in dealt) for name, fit in repairs.items()})
     return repairs[losses.idxmin()](log_proba, codes), losses
 
-# %% ../nbs/06b_calibration.ipynb #c084
+# %% ../nbs/06b_calibration.ipynb #c086
 def coverage_curve(
     log_proba: np.ndarray, # (n, categories); rows of nan where nothing was said
     codes: np.ndarray, # (n,) category codes
@@ -349,14 +351,14 @@ def coverage_curve(
     table = table.groupby("threshold").sum().sort_index(ascending=False).cumsum().reset_index()
     return table.assign(coverage=table.answered/everyone, accuracy=table.right/table.answered)
 
-# %% ../nbs/06b_calibration.ipynb #c088
+# %% ../nbs/06b_calibration.ipynb #c090
 class Threshold(NamedTuple):
     "A confidence to answer from on, and what it gave on the rows it was chosen by"
     threshold: float # confidence; 2. when nothing should be answered
     coverage: float # share of rows answered
     accuracy: float | None # share of answers that were right; None without any
 
-# %% ../nbs/06b_calibration.ipynb #c089
+# %% ../nbs/06b_calibration.ipynb #c091
 def surely_accurate(
     curve: pd.DataFrame, # of `coverage_curve`
     accuracy: float, # wanted
@@ -370,7 +372,7 @@ def surely_accurate(
     low, _ = share_bounds(tried.right, tried.answered, 2*certainty - 1)
     return tried[np.logical_and.accumulate(low >= accuracy)]
 
-# %% ../nbs/06b_calibration.ipynb #c090
+# %% ../nbs/06b_calibration.ipynb #c092
 def threshold_for(
     log_proba: np.ndarray, # (n, categories) of rows the model did not learn from; rows of nan where nothing was said
     codes: np.ndarray, # (n,) category codes
@@ -385,7 +387,7 @@ def threshold_for(
     held = curve[curve.accuracy >= accuracy] if certainty is None else surely_accurate(curve, accuracy, certainty)
     return Threshold(*map(float, held.iloc[-1][["threshold", "coverage", "accuracy"]])) if len(held) else Threshold(2., 0., None)
 
-# %% ../nbs/06b_calibration.ipynb #c091
+# %% ../nbs/06b_calibration.ipynb #c093
 def answered(
     log_proba: np.ndarray, # (n, categories); rows of nan where nothing was said
     threshold: float | Threshold, # confidence
@@ -393,7 +395,7 @@ def answered(
     "Which rows are answered; raises InputError"
     return confidence(log_proba) >= (threshold.threshold if isinstance(threshold, Threshold) else threshold)
 
-# %% ../nbs/06b_calibration.ipynb #c092
+# %% ../nbs/06b_calibration.ipynb #c094
 def selective_metrics(
     log_proba: np.ndarray, # (n, categories) of rows that the threshold was not chosen by
     codes: np.ndarray, # (n,) category codes
@@ -409,7 +411,7 @@ def selective_metrics(
     def metric(weights): return dict(coverage=np.average(given, weights=weights), selective_accuracy=(weights @ right)/(weights @ given) if weights @ given else np.nan)
     return with_intervals(metric, np.asarray(groups), seed)
 
-# %% ../nbs/06b_calibration.ipynb #c098
+# %% ../nbs/06b_calibration.ipynb #c100
 def draw_coverage(
     models: dict[str, np.ndarray], # name to (n, categories) log-probabilities; names of PALETTE get their colour
     codes: np.ndarray, # (n,) category codes
@@ -427,7 +429,7 @@ def draw_coverage(
     axis.set_title(f"{accuracy:.0%} of answers right: " + ", ".join(f"{name} answers {share:.0%}" for name, share in reached.items()), loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/06b_calibration.ipynb #c104
+# %% ../nbs/06b_calibration.ipynb #c106
 def likelier_mass(
     proba: np.ndarray, # (n, categories)
 ) -> tuple[np.ndarray, np.ndarray]: # (n, categories) probability of all that is likelier; (n, categories) place, from 1
@@ -437,7 +439,7 @@ def likelier_mass(
     falling = np.take_along_axis(proba, order, axis=1)
     return np.take_along_axis(falling.cumsum(1) - falling, place, axis=1), place + 1
 
-# %% ../nbs/06b_calibration.ipynb #c105
+# %% ../nbs/06b_calibration.ipynb #c107
 def strangeness(
     log_proba: np.ndarray, # (n, categories), no nan
     score: str, # "lac", "aps" or "raps"
@@ -451,7 +453,7 @@ def strangeness(
     before, place = likelier_mass(proba)
     return before + proba/2 + (penalty*np.maximum(0, place - free) if score == "raps" else 0)
 
-# %% ../nbs/06b_calibration.ipynb #c107
+# %% ../nbs/06b_calibration.ipynb #c109
 class ConformalSets:
     "All categories that look no stranger than a limit"
     def __init__(self,
@@ -476,7 +478,7 @@ class ConformalSets:
         inside = strangeness(said, self.score, self.penalty, self.free) <= (np.inf if self.limit is None else self.limit)
         return inside | silent | (never_empty & (np.arange(said.shape[1]) == said.argmax(1)[:, None]))
 
-# %% ../nbs/06b_calibration.ipynb #c108
+# %% ../nbs/06b_calibration.ipynb #c110
 def conformal_limit(
     scores: np.ndarray, # (n,) of the true categories
     level: float, # between 0 and 1
@@ -485,7 +487,7 @@ def conformal_limit(
     place = int(np.ceil(round((len(scores) + 1)*level, 9))) # 0.9*10 is no more than 9
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else None
 
-# %% ../nbs/06b_calibration.ipynb #c110
+# %% ../nbs/06b_calibration.ipynb #c112
 def fit_conformal(
     log_proba: np.ndarray, # (n, categories) of rows the model did not learn from; rows of nan are left out
     codes: np.ndarray, # (n,) category codes
@@ -501,7 +503,7 @@ def fit_conformal(
     scores = strangeness(log_proba, score, penalty, free)[np.arange(len(codes)), codes]
     return ConformalSets(score, level, conformal_limit(scores, level), penalty, free)
 
-# %% ../nbs/06b_calibration.ipynb #c111
+# %% ../nbs/06b_calibration.ipynb #c113
 @patch
 def save(self: ConformalSets,
     run: Run, # where to
@@ -510,7 +512,7 @@ def save(self: ConformalSets,
     "Save score, level and limit"
     run.save_json(name, vars(self))
 
-# %% ../nbs/06b_calibration.ipynb #c112
+# %% ../nbs/06b_calibration.ipynb #c114
 @patch(cls_method=True)
 def load(cls: ConformalSets,
     run: Run, # where from
@@ -519,7 +521,7 @@ def load(cls: ConformalSets,
     "Load what `save` wrote; raises ArtefactError"
     return cls(**run.load_json(name))
 
-# %% ../nbs/06b_calibration.ipynb #c113
+# %% ../nbs/06b_calibration.ipynb #c115
 def coverage_and_size(
     sets: np.ndarray, # (n, categories) bool
     codes: np.ndarray, # (n,) category codes
@@ -531,7 +533,7 @@ def coverage_and_size(
     rows = dict(set_coverage=holds, set_size=size, single=size == 1, empty=size == 0)
     return with_intervals(lambda weights: {name: np.average(row, weights=weights) for name, row in rows.items()}, np.asarray(groups), seed)
 
-# %% ../nbs/06b_calibration.ipynb #c122
+# %% ../nbs/06b_calibration.ipynb #c124
 def coverage_by_category(
     sets: np.ndarray, # (n, categories) bool
     codes: np.ndarray, # (n,) category codes
