@@ -306,9 +306,12 @@ def length_batches(
 ) -> tf.data.Dataset: # of (ids, codes), each batch as long as its longest text
     "Batches of texts of like length; for a training, make one each epoch"
     batches, codes = length_order(text_lengths(ids), batch_size, epoch, seed), np.asarray(codes, np.int64)
-    def make(): return ((trim(ids[rows], step), codes[rows]) for rows in batches)
-    kinds = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int64)
-    return tf.data.Dataset.from_generator(make, output_signature=kinds).apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(2)
+    def take(place): return trim(ids[batches[place]], step).astype(np.int32), codes[batches[place]]
+    def fetch(place):
+        some, truth = tf.numpy_function(take, [place], [tf.int32, tf.int64])
+        some.set_shape((None, None)); truth.set_shape((None,))
+        return some, truth
+    return tf.data.Dataset.range(len(batches)).map(fetch).prefetch(2)
 
 # %% ../nbs/05c_text_networks.ipynb #c075
 def data_digest(

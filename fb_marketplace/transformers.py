@@ -427,9 +427,14 @@ class TextBatches:
 
     def dataset(self) -> tf.data.Dataset: # of (the three INPUTS, codes)
         "All batches in their order, for keras.Model.fit"
-        kinds = {name: tf.TensorSpec((None, None), tf.int32) for name in INPUTS}, tf.TensorSpec((None,), tf.int32)
-        batches = tf.data.Dataset.from_generator(lambda: (self[place] for place in range(len(self))), output_signature=kinds)
-        return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
+        def take(place):
+            given, codes = self[int(place)]
+            return *(given[name] for name in INPUTS), codes
+        def fetch(place):
+            *arrays, codes = tf.numpy_function(take, [place], [tf.int32]*4)
+            for array, shape in zip((*arrays, codes), [(None, None)]*3 + [(None,)]): array.set_shape(shape)
+            return dict(zip(INPUTS, arrays)), codes
+        return tf.data.Dataset.range(len(self)).map(fetch).prefetch(2)
 
 # %% ../nbs/05d_transformers.ipynb #c063
 def pieces_digest(
