@@ -126,9 +126,9 @@ def join_attention(
 ): # (n, units)
     "A block of a transformer over the two; raises InputError"
     if units % 4: raise InputError(f"four heads cannot share {units} channels evenly; give units that are a multiple of 4")
-    pair = keras.ops.stack([keras.layers.Dense(units, name=f"{name}_token")(x) for name, x in (("photo", photo), ("text", text))], axis=1)
-    seen = keras.layers.LayerNormalization(epsilon=1e-6)(attend(pair, present > 0, 4, .1))
-    return MaskedMean(name="mean_of_present")(seen, present)
+    tokens = [keras.layers.Dense(units, name=f"{name}_token")(keras.layers.LayerNormalization(epsilon=1e-6)(x)) for name, x in (("photo", photo), ("text", text))]
+    pair = keras.ops.stack(tokens, axis=1)
+    return MaskedMean(name="mean_of_present")(attend(pair, present > 0, 4, .1), present)
 
 # %% ../nbs/06a_fusion_networks.ipynb #c027
 def join_concatenate(
@@ -314,6 +314,7 @@ def paired_dataset(
     ahead: int = 2, # batches ready before they are asked for
 ) -> tf.data.Dataset: # (inputs by name, codes), or the inputs alone, as `build_fusion_model` takes them
     "Listings with photo and text, in batches; raises InputError when they do not fit each other"
+    if owners is None and len(photos) != len(texts): raise InputError(f"{len(photos)} photos do not fit {len(texts)} listings row by row; give owners, the position of each photo's listing")
     if owners is None: owners = np.where(is_there(photos), np.arange(len(photos)), -1)
     has_text = is_there(texts) if has_text is None else np.asarray(has_text, bool)
     check_pairs(len(photos), len(texts), owners, codes=codes, has_text=has_text)

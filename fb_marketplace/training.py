@@ -398,7 +398,7 @@ def graph(self: TensorBoardLog,
     if keras.backend.backend() != "tensorflow": return
     import tensorflow as tf
     inputs = [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
-    traced = tf.function(lambda *inputs: model(inputs if len(inputs) > 1 else inputs[0], training=False), autograph=False).get_concrete_function(*inputs)
+    traced = tf.function(lambda *inputs: model(keras.tree.pack_sequence_as(model.input, inputs), training=False), autograph=False).get_concrete_function(*inputs)
     with self.writer.as_default(0): self.summary.graph(traced.graph)
     self.writer.flush()
 

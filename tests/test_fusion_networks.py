@@ -30,7 +30,7 @@ def halves():
     """Small classifiers that were not trained; the one of photos has flip and dropout inside."""
     import keras
     from fb_marketplace.text_networks import build_text_network
-    text = build_text_network("word2vec_cnn", WORDS, TOKENS, 8, 4, filters=(8, 8), hidden=16)
+    text = build_text_network("masked_pooling", WORDS, TOKENS, 8, 4, hidden=16)
     pixels = keras.Input((SIDE, SIDE, 3))
     x = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1/127.5, -1)(keras.layers.RandomFlip("horizontal", seed=1)(pixels)))
     x = keras.layers.Dense(16, activation="relu", name="embedding")(keras.layers.Flatten()(x))
@@ -76,7 +76,7 @@ def test_every_join_learns_what_neither_half_knows(fusion, tmp_path):
     import keras
     from fb_marketplace.fusion_networks import FUSIONS, fusion_log_proba, paired_dataset
     assert JOINS == list(FUSIONS)
-    model, history = train(tmp_path, fusion)
+    model, _ = train(tmp_path, fusion)
     photos, words, codes = catalogue(200, 2)
     listings = {"both": paired_dataset(Squares(photos), words, batch=50), "photo": paired_dataset(Squares(photos), np.zeros_like(words), batch=50),
                 "text": paired_dataset(Squares(photos[:0]), words, owners=np.array([], int), batch=50)}
