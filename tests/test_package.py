@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 MODULES = sorted((ROOT/"fb_marketplace").glob("*.py"))
-FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"fusion"}, {"index"}, {"app", "cli"}]
+FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"joint_embedding"}, {"fusion"}, {"index"}, {"app", "cli"}]
 
 
 def copy_of_sources(folder):
@@ -47,7 +47,7 @@ def test_steps_have_one_parameters_cell_and_chapters_none(path):
     assert cells[0].source.startswith("# ") and "\n> " in cells[0].source
 
 
-@pytest.mark.parametrize("chapter", ["00_core", "00a_pipeline", "00b_records", "01a_demo", "01b_sources", "01c_cleaning", "01d_photos", "01e_duplicates", "01f_store", "03a_leaderboard", "03b_prices", "03c_pixels", "04a_backbones", "04b_photo_input", "04c_training", "04d_tuning", "04e_embeddings", "04f_looking", "05a_vocabulary", "05b_word_vectors", "05c_text_networks", "05d_transformers", "05e_readers", "05f_explaining", "10a_cli"])
+@pytest.mark.parametrize("chapter", ["00_core", "00a_pipeline", "00b_records", "01a_demo", "01b_sources", "01c_cleaning", "01d_photos", "01e_duplicates", "01f_store", "03a_leaderboard", "03b_prices", "03c_pixels", "04a_backbones", "04b_photo_input", "04c_training", "04d_tuning", "04e_embeddings", "04f_looking", "05a_vocabulary", "05b_word_vectors", "05c_text_networks", "05d_transformers", "05e_readers", "05f_explaining", "06c_joint_embedding", "10a_cli"])
 def test_chapters_run(chapter):
     done = subprocess.run([BIN/"nbdev_test", "--path", f"nbs/{chapter}.ipynb", "--n_workers", "0"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
