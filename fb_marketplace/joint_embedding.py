@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from scipy.special import gammaln
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from .baselines import unit_rows
 from .core import PALETTE, ArtefactError, InputError, Run, quiet_stderr, weighted_median, with_intervals
@@ -285,7 +286,7 @@ def fit_pca(
     scales = [centre_and_spread(side) for side in sides]
     both = np.hstack([((side - mean)/spread).astype(np.float32) for side, (mean, spread) in zip(sides, scales)])
     check_size(size, *both.shape)
-    kernels = np.split(PCA(size, svd_solver="randomized", random_state=0).fit(both).components_.T, [text_features.shape[1]])
+    with threadpool_limits(1): kernels = np.split(PCA(size, svd_solver="randomized", random_state=0).fit(both).components_.T, [text_features.shape[1]])
     return JointEmbedding(*[centred_tower([(kernel, np.zeros(size))], *scale) for kernel, scale in zip(kernels, scales)], dict(way="PCA"))
 
 # %% ../nbs/06c_joint_embedding.ipynb #c053
@@ -306,8 +307,9 @@ def canonical_directions(
     power: float = 1., # of the correlation, which directions are scaled by
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (width, size), (other width, size), (size,) correlations, falling
     "Regularised canonical correlation analysis in closed form"
-    whiten = [whitening(side, ridge) for side in (left, right)]
-    first, correlation, second = np.linalg.svd(whiten[0].T @ (left.T @ right).astype(np.float64) @ whiten[1]/len(left), full_matrices=False)
+    with threadpool_limits(1): # threads that wait for a busy core make these many times slower, and differ in the last digits
+        whiten = [whitening(side, ridge) for side in (left, right)]
+        first, correlation, second = np.linalg.svd(whiten[0].T @ (left.T @ right).astype(np.float64) @ whiten[1]/len(left), full_matrices=False)
     scale = correlation[:size]**power
     return whiten[0] @ first[:, :size]*scale, whiten[1] @ second[:size].T*scale, correlation[:size]
 
