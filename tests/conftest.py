@@ -13,6 +13,7 @@ SMALL = ["-p", "demo_listings", "300", "-p", "network_epochs", "1", "-p", "searc
          "-p", "text_networks", "masked_pooling", "-p", "text_frozen_epochs", "1", "-p", "text_epochs", "2", "-p", "word_epochs", "3", "-p", "student_views", "1"]
 
 
+@pytest.hookimpl(tryfirst=True) # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Where tests run on two cores, those that share the demo run stay together, and of the others those of a file."""
     for item in items: item.add_marker(pytest.mark.xdist_group("demo" if "demo" in item.fixturenames else item.path.stem))

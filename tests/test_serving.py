@@ -121,7 +121,7 @@ def test_a_search_for_nothing_is_refused(demo):
 def test_a_damaged_run_is_refused(demo, tmp_path):
     import shutil
     shutil.copytree(demo, tmp_path/"run")
-    with open(tmp_path/"run"/"models"/"text"/"head"/"coef.npy", "ab") as file: file.write(b"!")
+    with open(tmp_path/"run"/"models"/"text"/"linear"/"head"/"coef.npy", "ab") as file: file.write(b"!")
     done = call("search", "--run", tmp_path/"run", "--text", "lamp")
     assert done.returncode == 2 and "coef.npy" in done.stderr
 

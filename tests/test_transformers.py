@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from scipy.special import erf, softmax
 
+from fb_marketplace.core import ENCODER_PACKAGES
 from fb_marketplace import transformers
 from fb_marketplace.core import InputError
 from fb_marketplace.training import compile_classifier, weights_digest
@@ -318,7 +319,7 @@ def test_a_checkpoint_without_vocabulary_is_refused(checkpoint, tmp_path):
 
 
 def test_minilm_says_what_its_makers_said(tmp_path):
-    if importlib.util.find_spec(transformers.PACKAGES["minilm"]) is None: pytest.skip("all-MiniLM-L6-v2 is not installed; `make encoder` installs it")
+    if importlib.util.find_spec(ENCODER_PACKAGES["minilm"]) is None: pytest.skip("all-MiniLM-L6-v2 is not installed; `make encoder` installs it")
     encoder = load_hub_encoder(prepare_encoder("minilm", tmp_path)[0])
     titles = pd.Series(REFERENCE["sentences"])
     pieces = module_word_pieces(encoder)(titles, pd.Series([""]*len(titles)))
