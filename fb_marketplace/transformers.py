@@ -11,7 +11,7 @@ __all__ = ['INPUTS', 'SIZES', 'read_config', 'bert_block', 'build_bert', 'count_
            'save_model', 'TextFunction', 'load_model']
 
 # %% ../nbs/05d_transformers.ipynb #c002
-import hashlib, importlib.util, json, shutil, tempfile
+import hashlib, importlib.util, json, shutil, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -278,7 +278,9 @@ class HubEncoder(keras.layers.Layer):
         **options, # of keras.layers.Layer
     ):
         super().__init__(**options)
-        import tensorflow_hub as hub
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning) # it still asks setuptools for versions
+            import tensorflow_hub as hub
         self.handle, self.module = str(handle), hub.load(str(handle))
         learning = {id(variable) for variable in self.module.trainable_variables}
         self.module_variables = [keras.Variable(variable, trainable=id(variable) in learning, dtype=variable.dtype.name, name=variable.name.split(":")[0].replace("/", "_"))

@@ -17,9 +17,8 @@ import pandas as pd
 import pytest
 from scipy.special import erf, softmax
 
-from fb_marketplace.core import ENCODER_PACKAGES
 from fb_marketplace import transformers
-from fb_marketplace.core import InputError
+from fb_marketplace.core import ENCODER_PACKAGES, InputError
 from fb_marketplace.training import compile_classifier, weights_digest
 from fb_marketplace.transformers import INPUTS, TextBatches, WordPieces, build_transformer_classifier, export_hub_encoder, fine_tune, load_checkpoint, load_hub_encoder, module_word_pieces, predict_texts, prepare_encoder, sentence_model, write_random_checkpoint
 
