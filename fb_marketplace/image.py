@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SPACE', 'photo_batches', 'encode', 'Learned', 'linear_head', 'Lessons', 'features_of', 'train_network', 'fit_stage',
            'Views', 'lower_maps', 'upper_model', 'tune_upper', 'fit_logistic', 'spread', 'mean_by_listing',
-           'Perceptron', 'fit_perceptron', 'Projection', 'fit_projection', 'vote', 'PhotoModel', 'save_head',
-           'load_head']
+           'Perceptron', 'fit_perceptron', 'Projection', 'fit_projection', 'PhotoModel', 'save_head', 'load_head']
 
 # %% ../nbs/04_image.ipynb #c003
 import tempfile
@@ -19,12 +18,11 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from PIL import Image
-from scipy.special import log_softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from .backbones import assemble, build_base, build_image_model, find_encoder, scaled, simple_cnn, split_base
-from .baselines import LinearModel, Pool, for_all_categories, unit_rows
+from .baselines import LinearModel, Pool, for_all_categories, unit_rows, vote
 from .core import Run, quiet_stderr, replacing
 from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, class_weights, mixing, photo_dataset
 from .photos import PhotoStore, square
@@ -373,23 +371,7 @@ def fit_projection(
     kept = variance > 1e-5*variance[0] # the others are rounding errors
     return Projection(mean.astype(np.float32), (components.components_[kept].T/deviation[:, None]/variance[kept]**.25).astype(np.float32))
 
-# %% ../nbs/04_image.ipynb #c051
-def vote(
-    asked: np.ndarray, # (n, size) unit rows
-    voters: np.ndarray, # (m, size) unit rows
-    codes: np.ndarray, # (m,) category codes of the voters
-    categories: int, # number of categories
-    sharpness: float = 30., # of the exponential; the larger, the fewer voters count
-) -> np.ndarray: # (n, categories) log-probabilities
-    "Kernel regression of the categories on the likeness of photos"
-    ballots = np.eye(categories, dtype=np.float32)[codes]
-    def count(rows):
-        loud = np.exp(sharpness*(rows @ voters.T - 1))
-        return np.log(loud @ ballots + 1e-3*loud.sum(1, keepdims=True)/categories + 1e-30)
-    pieces = [count(asked[start:start + 1024]) for start in range(0, len(asked), 1024)]
-    return log_softmax(np.concatenate(pieces), axis=1) if pieces else np.empty((0, categories))
-
-# %% ../nbs/04_image.ipynb #c055
+# %% ../nbs/04_image.ipynb #c053
 class PhotoModel:
     "Encoders, classifiers and projection of a run: photos of one listing to log-probabilities and embedding"
     def __init__(self,
@@ -424,7 +406,7 @@ class PhotoModel:
         "Embedding of one listing's photos"
         return unit_rows(self.projection(features).mean(0, keepdims=True))[0]
 
-# %% ../nbs/04_image.ipynb #c056
+# %% ../nbs/04_image.ipynb #c054
 def save_head(
     run: Run, # where to
     name: str, # folder in the run
@@ -434,7 +416,7 @@ def save_head(
     if isinstance(head, Perceptron): head.hidden.save(run, f"{name}/hidden")
     (head.last if isinstance(head, Perceptron) else head).save(run, name)
 
-# %% ../nbs/04_image.ipynb #c057
+# %% ../nbs/04_image.ipynb #c055
 def load_head(
     run: Run, # where from
     name: str, # folder in the run
@@ -444,7 +426,7 @@ def load_head(
     last = LinearModel.load(run, name)
     return Perceptron(LinearModel.load(run, f"{name}/hidden"), last) if hidden else last
 
-# %% ../nbs/04_image.ipynb #c058
+# %% ../nbs/04_image.ipynb #c056
 @patch
 def save(self: PhotoModel,
     run: Run, # where to
@@ -460,7 +442,7 @@ def save(self: PhotoModel,
     run.save_array("models/image/projection_mean.npy", self.projection.mean)
     run.save_array("models/image/projection.npy", self.projection.matrix)
 
-# %% ../nbs/04_image.ipynb #c059
+# %% ../nbs/04_image.ipynb #c057
 @patch(cls_method=True)
 def load(cls: PhotoModel,
     run: Run, # any step's view of the run

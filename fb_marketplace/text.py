@@ -55,19 +55,35 @@ class TextModel:
     ):
         self.readers, self.pool, self.student, self.embedding = readers, pool, student, embedding
 
+    def vectors(self,
+        titles: pd.Series, # (n,)
+        descriptions: pd.Series, # (n,)
+    ) -> np.ndarray: # (n, size of the sentence encoder's part), 0 wide where there is no encoder
+        "What the sentence encoder makes of texts"
+        return self.readers["sentences"].features(titles, descriptions) if "sentences" in self.readers else np.empty((len(titles), 0), np.float32)
+
+    def read(self,
+        titles: pd.Series, # (n,)
+        descriptions: pd.Series, # (n,)
+    ) -> tuple[list[np.ndarray], np.ndarray]: # log-probabilities of each reader, (n, categories); the embedding as of `embed`
+        "All that can be said of texts; the sentence encoder reads them once"
+        vectors = self.vectors(titles, descriptions)
+        said = [reader.judge(vectors) if kind == "sentences" else reader.log_proba(titles, descriptions) for kind, reader in self.readers.items()]
+        return said, np.hstack([self.embedding(join_text(titles, descriptions)), vectors])
+
     def log_proba(self,
         titles: pd.Series, # (n,)
         descriptions: pd.Series, # (n,)
     ) -> np.ndarray: # (n, categories)
         "Calibrated log-probabilities"
-        return self.pool.log_proba([reader.log_proba(titles, descriptions) for reader in self.readers.values()])
+        return self.pool.log_proba(self.read(titles, descriptions)[0])
 
     def embed(self,
         titles: pd.Series, # (n,)
         descriptions: pd.Series, # (n,)
-    ) -> np.ndarray: # (n, size), rows of length one, or zero
-        "Places in the search space"
-        return self.embedding(join_text(titles, descriptions))
+    ) -> np.ndarray: # (n, size), parts of length one, or zero
+        "What a search by text goes by"
+        return np.hstack([self.embedding(join_text(titles, descriptions)), self.vectors(titles, descriptions)])
 
 # %% ../nbs/05_text.ipynb #c013
 @patch
