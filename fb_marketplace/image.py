@@ -386,19 +386,29 @@ class PhotoModel:
 
     def features(self,
         photos: list[Image.Image], # RGB
+        portion: int = 32, # photos that an encoder sees at a time
     ) -> np.ndarray: # (photos, channels)
-        "Features of a few photos"
-        return np.concatenate([encoder.predict_on_batch(np.stack([np.asarray(square(photo, encoder.input_shape[1], self.how)) for photo in photos]))
-                               for encoder in self.encoders], axis=1)
+        "Features of photos"
+        def see(encoder, some): return encoder.predict_on_batch(np.stack([np.asarray(square(photo, encoder.input_shape[1], self.how)) for photo in some]))
+        rows = [np.concatenate([see(encoder, photos[start:start + portion]) for encoder in self.encoders], axis=1) for start in range(0, len(photos), portion)]
+        return np.concatenate(rows) if rows else np.empty((0, sum(encoder.output_shape[1] for encoder in self.encoders)), np.float32)
+
+    def read(self,
+        features: np.ndarray, # (photos, channels)
+        owners: np.ndarray, # (photos,) position of each photo's listing
+        listings: int, # their number
+    ) -> tuple[list[np.ndarray], np.ndarray]: # log-probabilities of each classifier and of the vote, (listings, categories), and embeddings, (listings, size), unit rows; nan without photos
+        "All that can be said of the photos of listings"
+        embeddings, codes, sharpness = self.voters
+        said, places = [head.log_proba(features[:, channels]) for channels, head in self.heads], self.projection(features)
+        said.append(vote(places, embeddings, codes, said[0].shape[1], sharpness))
+        return [mean_by_listing(rows, owners, listings) for rows in said], unit_rows(mean_by_listing(places, owners, listings))
 
     def log_proba(self,
         features: np.ndarray, # (photos, channels) of one listing
     ) -> np.ndarray: # (categories,)
         "Calibrated log-probabilities of one listing"
-        embeddings, codes, sharpness = self.voters
-        said = [head.log_proba(features[:, channels]) for channels, head in self.heads]
-        said.append(vote(self.projection(features), embeddings, codes, said[0].shape[1], sharpness))
-        return self.pool.log_proba([witness.mean(0, keepdims=True) for witness in said])[0]
+        return self.pool.log_proba(self.read(features, np.zeros(len(features), int), 1)[0])[0]
 
     def embedding(self,
         features: np.ndarray, # (photos, channels) of one listing

@@ -48,13 +48,15 @@ def test_classify_answers_every_row(demo, feed):
     done = call("classify", "--run", demo, "--products", folder/"P.csv", "--images", folder/"I.csv", "--photos", folder/"photos", "--output", folder/"out.csv")
     assert done.returncode == 0, done.stderr
     answers = pd.read_csv(folder/"out.csv", keep_default_na=False, dtype=str)
-    assert list(answers) == ["id", "category", "probability", "price", "price_low", "price_high", "status", "reason"] and len(answers) == 10
+    assert list(answers) == ["id", "category", "probability", "sure", "may_be", "price", "price_low", "price_high", "goes_by", "status", "reason"] and len(answers) == 10
     by_id = answers.set_index("id")
     assert by_id.status["nothing"] == by_id.status["torn"] == by_id.status[""] == "rejected"
     assert "neither text nor a photo" in by_id.reason["nothing"] and "fields" in by_id.reason["torn"]
     assert by_id.status[only_photo] == by_id.status["odd"] == "ok"
     assert answers.reason.str.contains(bad_photo).sum() == 1
     good = answers[answers.status == "ok"]
+    assert set(good.sure) <= {"yes", "no"} and set(good.goes_by) == {"text", "photo", "text + photo"} and by_id.goes_by[only_photo] == "photo"
+    assert all(row.category in row.may_be.split(" | ") for row in good.itertuples())
     prices = good[["price_low", "price", "price_high"]].astype(float)
     assert good.probability.astype(float).between(0, 1).all() and (prices.price_low >= 0).all()
     assert (prices.price_low <= prices.price).all() and (prices.price <= prices.price_high).all()
