@@ -329,6 +329,7 @@ def fit_perceptron(
     epochs: int = 12, # at most
     seed: int = 0, # of everything random
     after_epoch: Callable | None = None, # called with epoch and figures; may raise to stop
+    keep: str = "best", # "best" stops early and keeps the best epoch, "last" goes through all of them
 ) -> tuple[Perceptron, pd.DataFrame]: # on unscaled features; a row an epoch
     "Train a network with one hidden layer on features"
     mean, deviation = spread(features)
@@ -339,11 +340,11 @@ def fit_perceptron(
     compile_classifier(model, make_schedule("cosine", rate, epochs*-(-len(features)//128)), weight_decay)
     weights = dict(enumerate(class_weights(codes, categories).tolist())) if balanced else None
     with tempfile.TemporaryDirectory() as folder:
-        history = fit(model, ((features - mean)/deviation, codes), ((validation[0] - mean)/deviation, validation[1]), epochs, folder, seed, 3, 128, weights, after_epoch=after_epoch, quiet=True)
+        history = fit(model, ((features - mean)/deviation, codes), ((validation[0] - mean)/deviation, validation[1]), epochs, folder, seed, 3 if keep == "best" else epochs, 128, weights, after_epoch=after_epoch, quiet=True, keep=keep)
     kernel, bias = model.get_layer("hidden").get_weights()
     return Perceptron(LinearModel(kernel.T/deviation, bias - (mean/deviation) @ kernel), linear_head(model)), history
 
-# %% ../nbs/04_image.ipynb #c044
+# %% ../nbs/04_image.ipynb #c046
 class Projection:
     "Linear map of features into a space where the inner product of unit vectors is their likeness"
     def __init__(self,
@@ -358,7 +359,7 @@ class Projection:
         "Project and normalise"
         return unit_rows((features - self.mean) @ self.matrix)
 
-# %% ../nbs/04_image.ipynb #c045
+# %% ../nbs/04_image.ipynb #c047
 def fit_projection(
     features: np.ndarray, # (n, channels) of training rows
     size: int = 256, # at most; fewer when there are fewer rows or channels
@@ -371,7 +372,7 @@ def fit_projection(
     kept = variance > 1e-5*variance[0] # the others are rounding errors
     return Projection(mean.astype(np.float32), (components.components_[kept].T/deviation[:, None]/variance[kept]**.25).astype(np.float32))
 
-# %% ../nbs/04_image.ipynb #c053
+# %% ../nbs/04_image.ipynb #c055
 class PhotoModel:
     "Encoders, classifiers and projection of a run: photos of one listing to log-probabilities and embedding"
     def __init__(self,
@@ -416,7 +417,7 @@ class PhotoModel:
         "Embedding of one listing's photos"
         return unit_rows(self.projection(features).mean(0, keepdims=True))[0]
 
-# %% ../nbs/04_image.ipynb #c054
+# %% ../nbs/04_image.ipynb #c056
 def save_head(
     run: Run, # where to
     name: str, # folder in the run
@@ -426,7 +427,7 @@ def save_head(
     if isinstance(head, Perceptron): head.hidden.save(run, f"{name}/hidden")
     (head.last if isinstance(head, Perceptron) else head).save(run, name)
 
-# %% ../nbs/04_image.ipynb #c055
+# %% ../nbs/04_image.ipynb #c057
 def load_head(
     run: Run, # where from
     name: str, # folder in the run
@@ -436,7 +437,7 @@ def load_head(
     last = LinearModel.load(run, name)
     return Perceptron(LinearModel.load(run, f"{name}/hidden"), last) if hidden else last
 
-# %% ../nbs/04_image.ipynb #c056
+# %% ../nbs/04_image.ipynb #c058
 @patch
 def save(self: PhotoModel,
     run: Run, # where to
@@ -452,7 +453,7 @@ def save(self: PhotoModel,
     run.save_array("models/image/projection_mean.npy", self.projection.mean)
     run.save_array("models/image/projection.npy", self.projection.matrix)
 
-# %% ../nbs/04_image.ipynb #c057
+# %% ../nbs/04_image.ipynb #c059
 @patch(cls_method=True)
 def load(cls: PhotoModel,
     run: Run, # any step's view of the run

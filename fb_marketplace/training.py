@@ -10,7 +10,7 @@ __all__ = ['FIGURES', 'visible_gpus', 'hide_gpus', 'prepare_device', 'WarmUp', '
            'write_projector']
 
 # %% ../nbs/04c_training.ipynb #c002
-import hashlib, json, os, re, time
+import hashlib, json, os, re, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,7 +290,21 @@ class Clock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, self.minutes)
 
-# %% ../nbs/04c_training.ipynb #c059
+# %% ../nbs/04c_training.ipynb #c058
+@patch
+def remembered(self: Clock,
+    name: str, # of the part
+    compute: Callable[[Path], np.ndarray], # given a folder for its checkpoints, which is gone when it is finished
+) -> np.ndarray: # what it computed, now or before
+    "An array that is computed and timed once, and kept beside the minutes"
+    folder, path = self.path.parent/name, self.path.parent/f"{name}.npy"
+    if not path.exists():
+        with self(name): array = compute(folder)
+        with replacing(path) as made, made.open("wb") as file: np.save(file, array, allow_pickle=False)
+        shutil.rmtree(folder, ignore_errors=True)
+    return np.load(path, allow_pickle=False)
+
+# %% ../nbs/04c_training.ipynb #c062
 def learning_rate(
     model: keras.Model, # compiled
 ) -> float: # of the next step
@@ -298,7 +312,7 @@ def learning_rate(
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
-# %% ../nbs/04c_training.ipynb #c060
+# %% ../nbs/04c_training.ipynb #c063
 def fit_arguments(
     data, # (x, y), (x, y, sample_weight), or a dataset that makes batches
     batch_size: int, # for arrays, which are shuffled; a dataset keeps its own order
@@ -306,7 +320,7 @@ def fit_arguments(
     "Training data as the arguments that Keras wants"
     return dict(zip(("x", "y", "sample_weight"), data)) | dict(batch_size=batch_size) if isinstance(data, tuple) else dict(x=data, shuffle=False)
 
-# %% ../nbs/04c_training.ipynb #c061
+# %% ../nbs/04c_training.ipynb #c064
 def train_epoch(
     model: keras.Model, # compiled
     data, # of `fit_arguments`
@@ -322,7 +336,7 @@ def train_epoch(
     if not np.isfinite(list(figures.values())).all(): raise InputError(f"epoch {epoch + 1} ended with a loss of {figures['loss']} and a validation loss of {figures['val_loss']}; lower the learning rate")
     return dict(epoch=epoch + 1, **figures, seconds=round(time.perf_counter() - start, 3), learning_rate=learning_rate(model))
 
-# %% ../nbs/04c_training.ipynb #c062
+# %% ../nbs/04c_training.ipynb #c065
 def fit(
     model: keras.Model, # compiled, with a metric named accuracy
     train, # (x, y), (x, y, sample_weight), a dataset of batches, or a function of the epoch (from 0) that gives one of these
@@ -364,7 +378,7 @@ def fit(
     drop_weights(folder, {kept})
     return pd.DataFrame(history)
 
-# %% ../nbs/04c_training.ipynb #c076
+# %% ../nbs/04c_training.ipynb #c079
 class TensorBoardLog:
     "Writes figures, images and the graph of one training to a folder that TensorBoard reads"
     def __init__(self,
@@ -378,7 +392,7 @@ class TensorBoardLog:
 
     def __exit__(self, *error): self.writer.close()
 
-# %% ../nbs/04c_training.ipynb #c077
+# %% ../nbs/04c_training.ipynb #c080
 @patch
 def scalars(self: TensorBoardLog,
     row: dict[str, float], # figures of an epoch, with its number
@@ -389,7 +403,7 @@ def scalars(self: TensorBoardLog,
             if name != "epoch": self.summary.scalar(name, value)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c078
+# %% ../nbs/04c_training.ipynb #c081
 @patch
 def graph(self: TensorBoardLog,
     model: keras.Model, # built; only TensorFlow's backend has a graph to show
@@ -402,7 +416,7 @@ def graph(self: TensorBoardLog,
     with self.writer.as_default(0): self.summary.graph(traced.graph)
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c079
+# %% ../nbs/04c_training.ipynb #c082
 @patch
 def figure(self: TensorBoardLog,
     name: str, # shown above the image
@@ -415,7 +429,7 @@ def figure(self: TensorBoardLog,
     with self.writer.as_default(step): self.summary.image(name, np.asarray(canvas.buffer_rgba())[None])
     self.writer.flush()
 
-# %% ../nbs/04c_training.ipynb #c081
+# %% ../nbs/04c_training.ipynb #c084
 def draw_confusion(
     truth: np.ndarray, # (n,) category codes
     predicted: np.ndarray, # (n,) category codes
@@ -435,7 +449,7 @@ def draw_confusion(
     axis.set_title(f"{np.trace(counts)/max(counts.sum(), 1):.0%} are right (cells: % of the true category)", loc="left", fontsize=9)
     return figure
 
-# %% ../nbs/04c_training.ipynb #c088
+# %% ../nbs/04c_training.ipynb #c091
 def make_sprite(
     images: np.ndarray, # (n, side, side, 3), uint8
 ) -> Image.Image: # the images in rows, as many to a row as there are rows
@@ -447,7 +461,7 @@ def make_sprite(
     cells[:count] = images
     return Image.fromarray(cells.reshape(across, across, side, side, 3).swapaxes(1, 2).reshape(across*side, across*side, 3))
 
-# %% ../nbs/04c_training.ipynb #c090
+# %% ../nbs/04c_training.ipynb #c093
 def write_projector(
     folder: str | Path, # that TensorBoard reads
     vectors: np.ndarray, # (n, size)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, SMALL, run_all
@@ -122,6 +123,30 @@ def test_bad_options_are_one_line_and_nothing_written(tmp_path, options, said):
     assert done.returncode == 2 and said in done.stderr and not (tmp_path/"out").exists()
 
 
+def photos_are_told_apart(out):
+    """Each witness by itself, where there are photos; in folds those behind frozen backbones, where there are labels too."""
+    arrays = {name: np.load(out/"features"/f"{name}.npy") for name in ("photo_witnesses", "photo_folds", "photo_log_proba", "text_witnesses", "text_folds", "fold_of")}
+    kinds, (_, listings, categories) = read_json(out/"features"/"photo_kinds.json"), arrays["text_witnesses"].shape
+    photos, labelled = ~np.isnan(arrays["photo_log_proba"][:, 0]), arrays["fold_of"] >= 0
+    assert kinds[0] in ("logistic regression", "small network") and kinds[1:] == ["mobilenetv3small_tuned", "vote of similar photos"]
+    for name, count, told in ("photo_witnesses", 3, photos), ("photo_folds", 2, photos & labelled), ("text_witnesses", 4, photos | True), ("text_folds", 4, labelled):
+        assert arrays[name].shape == (count, listings, categories) and arrays[name].dtype == np.float32
+        assert (np.isfinite(arrays[name]) == told[:, None]).all(), name
+    assert 0 < photos.sum() < listings and set(arrays["fold_of"]) <= {-1, 0, 1}
+    assert sorted(record["model"] for record in metrics(out) if record["split"] == "2 folds" and record["inputs"] == ["photo"]) == sorted(f"mobilenetv3small, {name}" for name in (kinds[0], kinds[2], "all together"))
+
+
+def all_listings_are_learned_from(out):
+    """With `refit`, those who serve know validation and test listings too; the small reader of texts does not."""
+    parts, photos = load_table(out/"marketplace.db", Part), load_table(out/"marketplace.db", Photo)
+    labelled, array = parts[parts.split != "unlabelled"], lambda name: np.load(out/"models"/name)
+    assert set(labelled.split) == {"train", "validation", "test"}
+    assert len(array("text/sentences/voters.npy")) == len(array("text/sentences/voter_codes.npy")) == len(labelled)
+    assert len(array("image/voters.npy")) == len(array("image/voter_codes.npy")) == photos.product_id.isin(labelled.id).sum()
+    assert array("text/linear/head/coef.npy").shape[1] > array("text/student/head/coef.npy").shape[1]
+    assert len(np.load(out/"features"/"photo_embedding.npy")) == len(photos)
+
+
 def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_encoders(source, tmp_path, weights):
     products, images = pd.read_csv(source/"Products.csv", lineterminator="\n", dtype=str, keep_default_na=False), pd.read_csv(source/"Images.csv", dtype=str)
     products["group"], products["split"] = "theirs", "theirs" # extra columns with our names
@@ -131,13 +156,15 @@ def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_encoders(sou
     images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
     out, checkpoint = tmp_path/"out", write_random_checkpoint(tmp_path/"checkpoint", sorted({word for text in few.product_name for word in tokens(text)}))
     done = run_all("--source", source, "--out", out, "--weights", weights, *(word for pair in dict(min_listings=5, encoders="mobilenetv3small", tuned="mobilenetv3small", network="",
-        tuned_epochs=1, tuned_views=1, search_trials=1, text_encoder=checkpoint, text_tokens=32, tuned_text_epochs=1, cross_validation=2, student_views=1, text_networks="masked_pooling",
+        tuned_epochs=1, tuned_views=1, search_trials=1, text_encoder=checkpoint, text_tokens=32, tuned_text_epochs=1, cross_validation=2, refit=True, student_views=1, text_networks="masked_pooling",
         text_frozen_epochs=1, text_epochs=1, word_epochs=2, folds=2).items() for word in ("-p", *map(str, pair))))
     assert done.returncode == 0, done.stdout + done.stderr
     photo = read_json(out/"models"/"image"/"encoders.json")
     assert photo["encoders"] == ["mobilenetv3small", "mobilenetv3small_tuned"] and [head["channels"] for head in photo["heads"]] == [[0, 576], [576, 1152]]
     assert read_json(out/"models"/"text"/"readers.json") == ["linear", "network", "sentences", "tuned"]
     assert {"validation", "test", "2 folds"} <= {record["split"] for record in metrics(out)}
+    photos_are_told_apart(out)
+    all_listings_are_learned_from(out)
     assert not (out/"features"/"text_work").exists() and list((out/"logs"/"text").rglob("events.*"))
     assert not (out/"features"/"work").exists() and list((out/"logs"/"image").rglob("events.*"))
     assert set(load_table(out/"marketplace.db", Part).split) <= {"train", "validation", "test", "unlabelled"}
