@@ -18,9 +18,9 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .baselines import LinearModel, Pool, TextFeatures, fit_svm, for_all_categories, unit_rows, vote
-from .cleaning import join_text, tokens
-from .core import ArtefactError, InputError, Run, quiet_stderr
+from .baselines import LinearModel, Pool, TextFeatures, for_all_categories, unit_rows, vote
+from .cleaning import join_text
+from .core import ArtefactError, Run, quiet_stderr
 from .explaining import linear_contributions
 from .text_networks import network_log_proba
 from .transformers import ServedModel, TextFunction, load_model
