@@ -59,7 +59,8 @@ class TextFeatures:
         texts: pd.Series, # of any listings
     ) -> csr_matrix: # (n, terms), unknown terms are left out
         "Texts to sparse rows"
-        return hstack([vectorizer.transform(texts) for vectorizer in self.vectorizers.values()]).tocsr()
+        def rows(vectorizer): return vectorizer.transform(texts) if len(texts) else csr_matrix((0, len(vectorizer.vocabulary_)), dtype=np.float32) # scikit-learn takes no empty set
+        return hstack([rows(vectorizer) for vectorizer in self.vectorizers.values()]).tocsr()
 
 # %% ../nbs/03_baselines.ipynb #c011
 @patch

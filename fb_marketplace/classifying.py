@@ -129,7 +129,7 @@ def classify(self: Predictor,
     alike = vote(places, *self.voters, len(self.categories), self.likeness["sharpness"])
     log_proba = self.fusion.log_proba(text, photo, table, alike)
     answered = ~np.isnan(log_proba[:, 0])
-    prices = self.price.predict(titles[answered], join_text(titles, descriptions)[answered], np.exp(log_proba[answered]))
+    prices = self.price.predict(titles[answered], join_text(titles, descriptions)[answered], np.exp(log_proba[answered])) if answered.any() else None
     sets = self.fusion.sets.sets(log_proba)
     return [self.answer(row, log_proba[row], text_places[row], photo_places[row], notes[row], prices.loc[row] if answered[row] else None, sets[row]) for row in range(len(listings))]
 

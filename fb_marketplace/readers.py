@@ -69,7 +69,6 @@ class LinearReader:
         descriptions: pd.Series, # (n,)
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
-        if not len(titles): return np.empty((0, len(self.head.intercept)), np.float32) # of no texts, scikit-learn makes no features
         return self.head.log_proba(self.features.transform(titles, descriptions))
 
 # %% ../nbs/05e_readers.ipynb #c010
