@@ -49,7 +49,7 @@ STEPS = (
     Step("baselines", "03_baselines", ("data",)),
     Step("image", "04_image", ("data",), dict(demo=dict(folds=2), full=PRETRAINED, best=TUNED)),
     Step("text", "05_text", ("data",), dict(full=READING, best=TUNED_READING)),
-    Step("fusion", "06_fusion", ("data", "baselines", "image", "text")),
+    Step("fusion", "06_fusion", ("data", "baselines", "image", "text"), dict(full=dict(refit=True), best=dict(refit=True))),
     Step("index", "07_index", ("data", "image", "text", "fusion")),
     Step("app", "10_app", ("data", "baselines", "image", "text", "fusion", "index")))
 
