@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BAD_COLUMNS', 'read_manifest', 'read_ids', 'EmbeddingStore', 'check_encoder', 'EmbeddingWriter', 'photo_squares',
-           'decoded', 'embed_piece', 'embed_photos', 'run_encoder', 'model_embedder', 'pool_by_listing', 'pool_store']
+           'decoded', 'embed_piece', 'embed_photos', 'run_encoder', 'model_embedder', 'mean_by_listing', 'pool_store']
 
 # %% ../nbs/04e_embeddings.ipynb #c002
 import fcntl, hashlib, json, os
@@ -301,20 +301,20 @@ def model_embedder(
     return embed, tuple(encoder.input_shape[1] for encoder in model.encoders)
 
 # %% ../nbs/04e_embeddings.ipynb #c043
-def pool_by_listing(
-    vectors: np.ndarray, # (photos, width), unit rows; may lie on disk
+def mean_by_listing(
+    values: np.ndarray, # (photos, k), such as embeddings or log-probabilities; may lie on disk
     owners: np.ndarray, # (photos,) position of the listing of each photo, -1 for none
     listings: int, # number of listings
-) -> np.ndarray: # (listings, width), unit rows; nan where a listing has no photo
-    "Mean of the photos of each listing, at length one"
-    total, count = np.zeros((listings, vectors.shape[1])), np.bincount(owners[owners >= 0], minlength=listings)
-    for start in range(0, len(vectors), 65536):
+) -> np.ndarray: # (listings, k), nan where a listing has no photo
+    "Average over the photos of each listing"
+    total, count = np.zeros((listings, values.shape[1])), np.bincount(owners[owners >= 0], minlength=listings)
+    for start in range(0, len(values), 65536):
         part = np.flatnonzero(owners[start:start + 65536] >= 0)
         chosen = csr_matrix((np.ones(len(part)), (owners[start + part], part)), (listings, len(owners[start:start + 65536])))
-        total += chosen @ np.asarray(vectors[start:start + 65536], np.float64)
-    with np.errstate(invalid="ignore"): return unit_rows(total/count[:, None])
+        total += chosen @ np.asarray(values[start:start + 65536], np.float64)
+    with np.errstate(invalid="ignore"): return total/count[:, None]
 
-# %% ../nbs/04e_embeddings.ipynb #c045
+# %% ../nbs/04e_embeddings.ipynb #c046
 def pool_store(
     store: EmbeddingStore, # of photos
     images: pd.DataFrame, # id of a photo, product_id of its listing
@@ -325,5 +325,5 @@ def pool_store(
     owners, listings = pd.factorize(owner, sort=True)
     for name in ("manifest.json", "vectors.json", "vectors.npy", "journal.jsonl"): (Path(folder)/name).unlink(missing_ok=True)
     with EmbeddingWriter(folder, store.width, store.encoder | dict(pooled="mean")) as writer:
-        writer.append(list(listings), pool_by_listing(store.vectors, owners, len(listings)))
+        writer.append(list(listings), mean_by_listing(store.vectors, owners, len(listings)))
         return writer.finish()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'photo_batches', 'encode', 'Learned', 'linear_head', 'Lessons', 'features_of', 'train_network', 'fit_stage',
-           'Views', 'lower_maps', 'upper_model', 'tune_upper', 'fit_logistic', 'spread', 'mean_by_listing',
-           'Perceptron', 'fit_perceptron', 'Projection', 'fit_projection', 'PhotoModel', 'save_head', 'load_head']
+           'Views', 'lower_maps', 'upper_model', 'tune_upper', 'fit_logistic', 'spread', 'Perceptron', 'fit_perceptron',
+           'Projection', 'fit_projection', 'PhotoModel', 'save_head', 'load_head']
 
 # %% ../nbs/04_image.ipynb #c003
 import tempfile
@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from .backbones import assemble, build_base, build_image_model, find_encoder, scaled, simple_cnn, split_base
 from .baselines import LinearModel, Pool, for_all_categories, unit_rows, vote
 from .core import Run, quiet_stderr, replacing
+from .embeddings import mean_by_listing
 from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, class_weights, mixing, photo_dataset
 from .photos import PhotoStore, square
 from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule, weights_digest
@@ -287,18 +288,7 @@ def spread(
     deviation = features.std(0)
     return features.mean(0), np.where(deviation > 1e-4*max(deviation.max(), 1e-12), deviation, 1.).astype(np.float32)
 
-# %% ../nbs/04_image.ipynb #c034
-def mean_by_listing(
-    values: np.ndarray, # (photos, k)
-    owners: np.ndarray, # (photos,) position of the listing of each photo
-    listings: int, # number of listings
-) -> np.ndarray: # (listings, k), nan where a listing has no photo
-    "Average over the photos of each listing"
-    total, count = np.zeros((listings, values.shape[1])), np.bincount(owners, minlength=listings)
-    np.add.at(total, owners, values)
-    with np.errstate(invalid="ignore"): return total/count[:, None]
-
-# %% ../nbs/04_image.ipynb #c038
+# %% ../nbs/04_image.ipynb #c037
 @dataclass(frozen=True)
 class Perceptron:
     "One hidden layer with ReLU, then a linear model"
@@ -311,10 +301,10 @@ class Perceptron:
         "Log-probabilities"
         return self.last.log_proba(np.maximum(self.hidden.scores(features), 0))
 
-# %% ../nbs/04_image.ipynb #c039
+# %% ../nbs/04_image.ipynb #c038
 SPACE = dict(rate=Between(1e-4, 1e-2, log=True), dropout=Between(0., .7), width=Between(32, 512, log=True), weight_decay=Between(1e-4, .3, log=True), noise=Between(0., .6), balanced=Choice([False, True]))
 
-# %% ../nbs/04_image.ipynb #c040
+# %% ../nbs/04_image.ipynb #c039
 def fit_perceptron(
     features: np.ndarray, # (n, channels)
     codes: np.ndarray, # (n,) category codes
@@ -344,7 +334,7 @@ def fit_perceptron(
     kernel, bias = model.get_layer("hidden").get_weights()
     return Perceptron(LinearModel(kernel.T/deviation, bias - (mean/deviation) @ kernel), linear_head(model)), history
 
-# %% ../nbs/04_image.ipynb #c046
+# %% ../nbs/04_image.ipynb #c045
 class Projection:
     "Linear map of features into a space where the inner product of unit vectors is their likeness"
     def __init__(self,
@@ -359,7 +349,7 @@ class Projection:
         "Project and normalise"
         return unit_rows((features - self.mean) @ self.matrix)
 
-# %% ../nbs/04_image.ipynb #c047
+# %% ../nbs/04_image.ipynb #c046
 def fit_projection(
     features: np.ndarray, # (n, channels) of training rows
     size: int = 256, # at most; fewer when there are fewer rows or channels
@@ -372,7 +362,7 @@ def fit_projection(
     kept = variance > 1e-5*variance[0] # the others are rounding errors
     return Projection(mean.astype(np.float32), (components.components_[kept].T/deviation[:, None]/variance[kept]**.25).astype(np.float32))
 
-# %% ../nbs/04_image.ipynb #c055
+# %% ../nbs/04_image.ipynb #c054
 class PhotoModel:
     "Encoders, classifiers and projection of a run: photos of one listing to log-probabilities and embedding"
     def __init__(self,
@@ -417,7 +407,7 @@ class PhotoModel:
         "Embedding of one listing's photos"
         return unit_rows(self.projection(features).mean(0, keepdims=True))[0]
 
-# %% ../nbs/04_image.ipynb #c056
+# %% ../nbs/04_image.ipynb #c055
 def save_head(
     run: Run, # where to
     name: str, # folder in the run
@@ -427,7 +417,7 @@ def save_head(
     if isinstance(head, Perceptron): head.hidden.save(run, f"{name}/hidden")
     (head.last if isinstance(head, Perceptron) else head).save(run, name)
 
-# %% ../nbs/04_image.ipynb #c057
+# %% ../nbs/04_image.ipynb #c056
 def load_head(
     run: Run, # where from
     name: str, # folder in the run
@@ -437,7 +427,7 @@ def load_head(
     last = LinearModel.load(run, name)
     return Perceptron(LinearModel.load(run, f"{name}/hidden"), last) if hidden else last
 
-# %% ../nbs/04_image.ipynb #c058
+# %% ../nbs/04_image.ipynb #c057
 @patch
 def save(self: PhotoModel,
     run: Run, # where to
@@ -453,7 +443,7 @@ def save(self: PhotoModel,
     run.save_array("models/image/projection_mean.npy", self.projection.mean)
     run.save_array("models/image/projection.npy", self.projection.matrix)
 
-# %% ../nbs/04_image.ipynb #c059
+# %% ../nbs/04_image.ipynb #c058
 @patch(cls_method=True)
 def load(cls: PhotoModel,
     run: Run, # any step's view of the run

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from .baselines import unit_rows
 from .core import PALETTE, ArtefactError, InputError, Run, quiet_stderr, weighted_median, with_intervals
-from .embeddings import pool_by_listing
+from .embeddings import mean_by_listing
 from .training import fit, make_schedule, visible_gpus
 
 with quiet_stderr():
@@ -85,7 +85,7 @@ def listing(self: JointEmbedding,
     if photo_features is not None and len(photo_features):
         seen, owners = self.photo(photo_features), np.zeros(len(photo_features), int) if owners is None else np.asarray(owners)
         check_owners(owners, len(seen), n)
-        said[1] = pool_by_listing(seen, np.where(np.isnan(seen).any(1), -1, owners), n)
+        said[1] = unit_rows(mean_by_listing(seen, np.where(np.isnan(seen).any(1), -1, owners), n))
     heard = np.isfinite(said).all(2)
     return np.where(heard.any(0)[:, None], unit_rows(np.where(heard[:, :, None], said, 0).sum(0)), np.float32(np.nan))
 

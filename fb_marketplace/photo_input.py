@@ -174,14 +174,15 @@ def row_batches(
     drop_remainder: bool, # whether a last, smaller batch is left out
 ) -> tf.data.Dataset: # of (batch,) positions; a new epoch's each time it is iterated
     "Positions of the rows, batch by batch"
-    stop = count//batch*batch if drop_remainder else count
-    def generate():
-        rows = order.rows(count) if order else np.arange(count)
-        for start in range(0, stop, batch): yield rows[start:min(start + batch, stop)]
-    spec = tf.TensorSpec((batch if drop_remainder else None,), tf.int64)
-    return tf.data.Dataset.from_generator(generate, output_signature=spec).apply(tf.data.experimental.assert_cardinality(-(-stop//batch)))
+    if order is None: return tf.data.Dataset.range(count).batch(batch, drop_remainder)
+    def epoch(_):
+        rows = tf.numpy_function(lambda: order.rows(count), [], tf.int64)
+        rows.set_shape((count,))
+        return tf.data.Dataset.from_tensor_slices(rows)
+    data = tf.data.Dataset.range(1).flat_map(epoch).batch(batch, drop_remainder)
+    return data.apply(tf.data.experimental.assert_cardinality(count//batch if drop_remainder else -(-count//batch)))
 
-# %% ../nbs/04b_photo_input.ipynb #c035
+# %% ../nbs/04b_photo_input.ipynb #c036
 def photo_dataset(
     records, # with `read`, `len`, `shape` and `dtype`: a RecordFile or PhotoSquares
     labels: np.ndarray | None = None, # (n,) category codes or (n, categories) shares; None for photos alone

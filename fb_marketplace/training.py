@@ -6,8 +6,7 @@
 __all__ = ['FIGURES', 'visible_gpus', 'hide_gpus', 'prepare_device', 'WarmUp', 'make_schedule', 'compile_classifier',
            'leaf_layers', 'freeze', 'fingerprint', 'weights_digest', 'best_epoch', 'is_finished', 'weights_path',
            'drop_weights', 'save_epoch', 'load_epoch', 'load_history', 'seed_epoch', 'Progress', 'Clock',
-           'learning_rate', 'fit_arguments', 'train_epoch', 'fit', 'TensorBoardLog', 'draw_confusion', 'make_sprite',
-           'write_projector']
+           'learning_rate', 'fit_arguments', 'train_epoch', 'fit', 'TensorBoardLog', 'make_sprite', 'write_projector']
 
 # %% ../nbs/04c_training.ipynb #c002
 import hashlib, json, os, re, shutil, time
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
@@ -420,7 +419,7 @@ def graph(self: TensorBoardLog,
 @patch
 def figure(self: TensorBoardLog,
     name: str, # shown above the image
-    figure: Figure, # of Matplotlib
+    figure: plt.Figure, # closed afterwards
     step: int, # epoch
 ):
     "Write a figure as an image"
@@ -428,28 +427,9 @@ def figure(self: TensorBoardLog,
     canvas.draw()
     with self.writer.as_default(step): self.summary.image(name, np.asarray(canvas.buffer_rgba())[None])
     self.writer.flush()
+    plt.close(figure)
 
-# %% ../nbs/04c_training.ipynb #c084
-def draw_confusion(
-    truth: np.ndarray, # (n,) category codes
-    predicted: np.ndarray, # (n,) category codes
-    categories: list[str], # names, in the order of the codes
-) -> Figure: # on no screen
-    "Confusion matrix, each row adding up to one"
-    size = len(categories)
-    counts = np.bincount(np.asarray(truth)*size + predicted, minlength=size*size).reshape(size, size)
-    shares = counts/np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(2.5 + .35*size, 2 + .35*size), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(shares >= .005):
-        axis.text(column, row, f"{100*shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color="white" if shares[row, column] > .5 else "black")
-    axis.set_xticks(range(size), categories, rotation=90, fontsize=8); axis.set_yticks(range(size), categories, fontsize=8)
-    axis.set(xlabel="predicted", ylabel="true")
-    axis.set_title(f"{np.trace(counts)/max(counts.sum(), 1):.0%} are right (cells: % of the true category)", loc="left", fontsize=9)
-    return figure
-
-# %% ../nbs/04c_training.ipynb #c091
+# %% ../nbs/04c_training.ipynb #c088
 def make_sprite(
     images: np.ndarray, # (n, side, side, 3), uint8
 ) -> Image.Image: # the images in rows, as many to a row as there are rows
@@ -461,7 +441,7 @@ def make_sprite(
     cells[:count] = images
     return Image.fromarray(cells.reshape(across, across, side, side, 3).swapaxes(1, 2).reshape(across*side, across*side, 3))
 
-# %% ../nbs/04c_training.ipynb #c093
+# %% ../nbs/04c_training.ipynb #c090
 def write_projector(
     folder: str | Path, # that TensorBoard reads
     vectors: np.ndarray, # (n, size)

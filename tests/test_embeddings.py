@@ -14,7 +14,7 @@ from PIL import Image
 from fb_marketplace import embeddings
 from fb_marketplace.baselines import unit_rows
 from fb_marketplace.core import ArtefactError, InputError
-from fb_marketplace.embeddings import EmbeddingStore, EmbeddingWriter, embed_photos, pool_by_listing
+from fb_marketplace.embeddings import EmbeddingStore, EmbeddingWriter, embed_photos, mean_by_listing
 from fb_marketplace.photos import PhotoFiles, PhotoStore, PhotoWriter
 
 MAKER = dict(name="means", sha256="0")
@@ -175,10 +175,11 @@ def test_any_write_may_be_the_last(tmp_path, monkeypatch, moment):
 
 
 def test_listings_lie_amid_their_photos():
-    from fb_marketplace.image import mean_by_listing
     random = np.random.default_rng(0)
-    vectors, owners = unit_rows(random.normal(size=(500, 8))), random.integers(0, 90, 500)
-    np.testing.assert_allclose(pool_by_listing(vectors, owners, 100), unit_rows(mean_by_listing(vectors, owners, 100)), atol=1e-6)
+    vectors, owners = random.normal(size=(150_000, 2)), random.integers(-1, 90, 150_000)
+    means = mean_by_listing(vectors, owners, 100)
+    for listing in range(90): np.testing.assert_allclose(means[listing], vectors[owners == listing].mean(0), atol=1e-12)
+    assert np.isnan(means[90:]).all()
 
 
 def test_listings_are_replaced_when_photos_join(store, tmp_path):

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -181,11 +182,13 @@ def test_half_precision_goes_on_too(tmp_path):
 
 def test_events_can_be_read_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from fb_marketplace.training import FIGURES, TensorBoardLog, draw_confusion, fit
+    from fb_marketplace.looking import confusion_table, draw_confusion
+    from fb_marketplace.training import FIGURES, TensorBoardLog, fit
     for epochs in (1, 2): # a training, and another that goes on in the same log
         with TensorBoardLog(tmp_path/"log") as log:
             fit(make_net(), blobs(0), blobs(1), epochs, tmp_path/str(epochs), log=log, quiet=True)
-            log.figure("confusion", draw_confusion(np.array([0, 1, 1]), np.array([0, 1, 0]), ["a", "b"]), epochs)
+            log.figure("confusion", draw_confusion(confusion_table(np.array([0, 1, 1]), np.array([0, 1, 0]), ["a", "b"])), epochs)
+    assert not plt.get_fignums()
     events = EventAccumulator(str(tmp_path/"log")).Reload()
     assert {*FIGURES, "learning_rate", "seconds", "confusion"} == set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("confusion")] == [1, 2]
