@@ -250,14 +250,16 @@ def search(
 def load_embedder(
     out: str, # the run's folder
 ): # embed, sides and how for `embed_photos`; the encoder's name and hash
-    "Load a run's photo model, quietly; raises InputError or ArtefactError"
+    "Load a run's photo model and joint embedding, quietly; raises InputError or ArtefactError"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     check_run(out) # before TensorFlow is imported
     from fb_marketplace.embeddings import model_embedder, run_encoder
     encoder = run_encoder(out)
     from fb_marketplace.image import PhotoModel
-    model = PhotoModel.load(Run(out, "10a_cli"))
-    return dict(zip(("embed", "sides"), model_embedder(model)), how=model.how, encoder=encoder)
+    from fb_marketplace.joint_embedding import JointEmbedding
+    run = Run(out, "10a_cli")
+    model, joint = PhotoModel.load(run), JointEmbedding.load(run, "models/joint")
+    return dict(zip(("embed", "sides"), model_embedder(model, joint.photo)), how=model.how, encoder=encoder)
 
 # %% ../nbs/10a_cli.ipynb #c032
 def embed(

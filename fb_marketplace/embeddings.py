@@ -287,17 +287,19 @@ def embed_photos(
 def run_encoder(
     out: str | Path, # a run's folder
 ) -> dict: # name, sha256
-    "What a run's photo embedding follows from: the hashes of its model's files; raises ArtefactError"
-    files = {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if name.startswith("models/image/")}
-    if not files: raise ArtefactError(f"{out} has no photo model; run the step 04_image")
-    return dict(name="photo model of a run", sha256=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest())
+    "What a run's embeddings of photos follow from: the hashes of the files of its photo model and its joint embedding; raises ArtefactError"
+    files = {name: note["sha256"] for manifest in manifests(out).values() for name, note in manifest["artefacts"].items() if name.startswith(("models/image/", "models/joint/"))}
+    for folder, what in {"models/image/": "photo model; run the step 04_image", "models/joint/": "joint embedding; run the step 07_index"}.items():
+        if not any(name.startswith(folder) for name in files): raise ArtefactError(f"{out} has no {what}")
+    return dict(name="joint embedding of a run", sha256=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest())
 
 # %% ../nbs/04e_embeddings.ipynb #c040
 def model_embedder(
     model, # image.PhotoModel: encoders, projection
+    tower: Callable[[np.ndarray], np.ndarray], # of photos, in joint_embedding.JointEmbedding: (n, projected) to (n, width)
 ) -> tuple[Callable[..., np.ndarray], tuple[int, ...]]: # squares of each side to (n, width); the sides, pixels
-    "The network and the projection of a photo model as one function for `embed_photos`"
-    def embed(*squares): return model.projection(np.concatenate([encoder.predict_on_batch(part) for encoder, part in zip(model.encoders, squares)], axis=1))
+    "The networks and the projection of a photo model, and the tower on top, as one function for `embed_photos`"
+    def embed(*squares): return tower(model.projection(np.concatenate([encoder.predict_on_batch(part) for encoder, part in zip(model.encoders, squares)], axis=1)))
     return embed, tuple(encoder.input_shape[1] for encoder in model.encoders)
 
 # %% ../nbs/04e_embeddings.ipynb #c043

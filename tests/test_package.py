@@ -15,7 +15,7 @@ from fb_marketplace.pipeline import STEPS
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 MODULES = sorted((ROOT/"fb_marketplace").glob("*.py"))
-FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"calibration", "fusion_networks", "joint_embedding"}, {"fusion"}, {"classifying"}, {"index"}, {"app", "cli"}]
+FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"calibration", "fusion_networks", "joint_embedding", "model_card"}, {"contrastive", "fusion"}, {"classifying"}, {"index"}, {"app", "cli"}]
 
 
 def copy_of_sources(folder):
