@@ -154,7 +154,7 @@ class SentenceReader:
     ) -> np.ndarray: # (n, categories)
         "Log-probabilities"
         rows, codes, sharpness = self.voters
-        return self.pool.log_proba([self.head.log_proba(features), vote(unit_rows(features), rows, codes, len(self.head.intercept), sharpness)])
+        return self.pool.log_proba([self.head.log_proba(features), vote(unit_rows(features), rows, codes, len(self.head.intercept), sharpness)]).astype(np.float32)
 
     def log_proba(self,
         titles: pd.Series, # (n,)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fb_marketplace.baselines import TextFeatures, fit_svm
+from fb_marketplace.baselines import Pool, TextFeatures, fit_svm, unit_rows
 from fb_marketplace.cleaning import join_text, tokens
 from fb_marketplace.core import Run
 from fb_marketplace.explaining import draw_highlight, highlight_html, linear_contributions, right_to_left, token_contributions
-from fb_marketplace.readers import READERS, LinearReader, ListingFeatures, NetworkReader, fit_line, load_reader, sentence_features
+from fb_marketplace.readers import READERS, LinearReader, ListingFeatures, NetworkReader, SentenceReader, fit_line, load_reader, sentence_features
 from fb_marketplace.text_networks import NETWORKS, build_text_network, network_log_proba
-from fb_marketplace.transformers import build_transformer_classifier, export_hub_encoder, load_hub_encoder, load_model, module_word_pieces, save_model, sentence_model, write_random_checkpoint
+from fb_marketplace.transformers import TextFunction, build_transformer_classifier, export_hub_encoder, load_hub_encoder, module_word_pieces, save_model, sentence_model, write_random_checkpoint
 from fb_marketplace.vocabulary import fit_vocabulary, misspell
 
 ODD = ["", " ", "\n\n", "tabel and chiars, gr8 condishun", "OAK TABLE!!! LIKE NEW!!! COLLECT TODAY!!!", "👍🏽 👨‍👩‍👧 🚲🚲🚲", "💡", "שולחן עץ אלון, מצב מצוין", "طاولة خشب بلوط ﷺ", "\u202eelbat kao\u202c", "سرير oak bed",
@@ -151,12 +151,12 @@ def made(tmp_path_factory):
     LinearReader(features, fit_svm(features.transform(titles, descriptions), CODES, 4)).save(run, "linear")
     encoder = load_hub_encoder(export_hub_encoder(write_random_checkpoint(folder/"checkpoint", [*vocabulary.words, ",", "##s"], hidden=8, blocks=1, heads=2), folder/"module"))
     cut = module_word_pieces(encoder)
-    save_model(run, "sentences/encoder", sentence_model(encoder), cut)
+    encode = TextFunction(sentence_model(encoder), cut)
+    rows = sentence_features(encode, titles, descriptions)
+    SentenceReader(encode, fit_line(rows, CODES, 4), (unit_rows(rows), CODES, 40.), Pool([.5, .5], np.zeros(4))).save(run, "sentences")
     save_model(run, "tuned/network", build_transformer_classifier(encoder, 4), cut)
     run.save_array("tuned/scale.npy", np.array(2.))
     NetworkReader(build_text_network("masked_pooling", vocabulary.size, 12, 8, 4), vocabulary, 12, 3.).save(run, "network")
-    run.finish()
-    fit_line(sentence_features(load_model(run, "sentences/encoder"), titles, descriptions), CODES, 4).save(run, "sentences/head")
     run.finish()
     return run
 
