@@ -117,7 +117,8 @@ def sentence_features(
 ) -> np.ndarray: # (n, 2 * size)
     "Unit vectors of the title and of the whole, side by side; zeros where there is no text"
     nothing = pd.Series([""]*len(titles), index=titles.index, dtype=object)
-    def read(second): return unit_rows(encode(titles, second))*(join_text(titles, second) != "").to_numpy()[:, None]
+    def something(text): return any(letter.isprintable() and not letter.isspace() for letter in text)
+    def read(second): return unit_rows(encode(titles, second))*join_text(titles, second).map(something).to_numpy(bool)[:, None]
     return np.hstack([read(nothing), read(descriptions)])
 
 # %% ../nbs/05e_readers.ipynb #c020
