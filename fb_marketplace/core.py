@@ -311,7 +311,7 @@ def record(self: Run,
     task: str, # "category", "price" or "search"
     model: str, # name shown to people
     inputs: list[str], # of "text", "photo", "category"; empty for a constant
-    split: str, # "validation" or "test"
+    split: str, # "test", "validation", or how else rows were set aside, such as "5 folds"
     n: int, # rows measured
     values: dict[str, float], # metric to value
     ci95: dict[str, list[float]], # metric to [low, high]
@@ -327,7 +327,7 @@ def measure(self: Run,
     task: str, # "category" or "price"
     model: str, # name shown to people
     inputs: list[str], # of "text", "photo", "category"
-    split: str, # "validation" or "test"
+    split: str, # "test", "validation", or how else rows were set aside, such as "5 folds"
     truth: np.ndarray, # (n,) codes or pounds
     predicted: np.ndarray, # (n,) codes or pounds
     groups: np.ndarray, # (n,) near-duplicate group of each row

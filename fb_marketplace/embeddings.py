@@ -8,9 +8,8 @@ __all__ = ['BAD_COLUMNS', 'read_manifest', 'read_ids', 'EmbeddingStore', 'check_
 
 # %% ../nbs/04e_embeddings.ipynb #c002
 import fcntl, hashlib, json, os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from .baselines import unit_rows
 from .core import SCHEMA, ArtefactError, InputError, manifests, read_json, replacing, sha256_file, write_json
-from .photos import decoding, square
+from .photos import decoding, in_threads, square
 from .records import RecordFile, note_path, read_note
 from .sources import PhotoError
 
@@ -229,12 +228,7 @@ def decoded(
     def attempt(photo_id):
         try: return photo_id, photo_squares(photos, photo_id, sides, how)
         except PhotoError as error: return photo_id, error
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for photo_id in ids:
-            waiting.append(pool.submit(attempt, photo_id))
-            if len(waiting) > ahead: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+    return in_threads(attempt, ids, workers, ahead)
 
 # %% ../nbs/04e_embeddings.ipynb #c030
 def embed_piece(

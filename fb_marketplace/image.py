@@ -9,8 +9,7 @@ __all__ = ['SPACE', 'photo_batches', 'encode', 'Learned', 'linear_head', 'Lesson
 
 # %% ../nbs/04_image.ipynb #c003
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from .baselines import LinearModel, Pool, for_all_categories, unit_rows, vote
 from .core import Run, quiet_stderr, replacing
 from .embeddings import mean_by_listing
 from .photo_input import EpochOrder, PhotoSquares, augmentation, cached_outputs, class_weights, mixing, photo_dataset
-from .photos import PhotoStore, square
+from .photos import PhotoStore, in_threads, square
 from .training import TensorBoardLog, compile_classifier, fit, freeze, make_schedule, weights_digest
 from .tuning import Between, Choice
 
@@ -40,15 +39,10 @@ def photo_batches(
     side: int, # pixels
     how: str = "stretch", # of `square`
     size: int = 32, # photos in a batch
-): # yields (at most size, side, side, 3), uint8
+) -> Iterator[np.ndarray]: # (at most size, side, side, 3), uint8
     "Squares of photos, a batch at a time; the next batch is decoded while this one is used"
     load = lambda start: np.stack([np.asarray(square(store.open(photo), side, how)) for photo in ids[start:start + size]])
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, 0) if ids else None
-        for start in range(0, len(ids), size):
-            batch = ahead.result()
-            if start + size < len(ids): ahead = pool.submit(load, start + size)
-            yield batch
+    return in_threads(load, range(0, len(ids), size), 1)
 
 # %% ../nbs/04_image.ipynb #c009
 def encode(

@@ -9,14 +9,13 @@ __all__ = ['AUGMENTATIONS', 'CHEAP', 'PhotoSquares', 'ids_hash', 'cached_squares
 # %% ../nbs/04b_photo_input.ipynb #c002
 import hashlib, json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from .core import InputError, quiet_stderr, write_json
-from .photos import square
+from .photos import in_threads, square
 from .records import RecordFile, cached_records
 from .sources import PhotoError
 
@@ -69,9 +68,9 @@ def cached_squares(
 ) -> RecordFile: # (n, side, side, 3), uint8
     "Squares in a file, decoded when they are not there yet; raises InputError"
     about = dict(side=squares.side, how=squares.how, source=source, ids=ids_hash(squares.ids))
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(squares), desc="squares", unit=" photos", disable=not progress) as bar:
+    with tqdm(total=len(squares), desc="squares", unit=" photos", disable=not progress) as bar:
         def compute(rows):
-            found = np.stack(list(pool.map(squares.decode, rows)))
+            found = np.stack(list(in_threads(squares.decode, rows, workers)))
             bar.update(rows.stop - bar.n)
             return found
         file = cached_records(path, compute, len(squares), squares.shape, squares.dtype, about, piece)

@@ -6,12 +6,12 @@
 __all__ = ['FORMATS', 'PIXEL_LIMIT', 'OTHERS', 'TILE_WIDTH', 'TILE_LENGTH', 'TURNS', 'MIN_SIDE', 'RATIO_LOW', 'RATIO_HIGH',
            'PHOTO_COLUMNS', 'decoding', 'unidentified', 'identify_photo', 'to_8bit', 'to_rgb', 'orientation',
            'decode_photo', 'open_photo', 'shrink', 'square', 'thumbnail', 'sharpness', 'describe_photo', 'read_photo',
-           'check_shape', 'clean_photo', 'clean_photos', 'PhotoWriter', 'PhotoStore']
+           'check_shape', 'clean_photo', 'in_threads', 'clean_photos', 'PhotoWriter', 'PhotoStore']
 
 # %% ../nbs/01d_photos.ipynb #c002
 import hashlib, io, warnings, zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import isfinite
@@ -242,6 +242,21 @@ def clean_photo(
     return given | dict(adjust_image_file=f"{row['id']}.jpg", image_mode=mode, file_hash=hashlib.sha256(data).hexdigest()) | describe_photo(image), image
 
 # %% ../nbs/01d_photos.ipynb #c056
+def in_threads(
+    function: Callable, # of an item
+    items: Iterable, # may be endless
+    workers: int = 2, # threads
+    ahead: int | None = None, # results made before they are asked for; None: as many as threads
+) -> Iterator: # the results, in the order of the items
+    "Compute in threads, a few items ahead of the reader; raises what `function` raises"
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > (workers if ahead is None else ahead): yield waiting.popleft().result()
+        while waiting: yield waiting.popleft().result()
+
+# %% ../nbs/01d_photos.ipynb #c058
 def clean_photos(
     files: PhotoFiles, # where the photos are
     rows: Iterable[dict], # of the table of photos; may be endless
@@ -252,14 +267,9 @@ def clean_photos(
     def attempt(row):
         try: return row, clean_photo(files, row, **rules)
         except PhotoError as error: return row, error
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        for row in rows:
-            ahead.append(pool.submit(attempt, row))
-            if len(ahead) > workers: yield ahead.popleft().result()
-        while ahead: yield ahead.popleft().result()
+    return in_threads(attempt, rows, workers)
 
-# %% ../nbs/01d_photos.ipynb #c060
+# %% ../nbs/01d_photos.ipynb #c062
 class PhotoWriter:
     "Writes photos into a zip, as JPEG, one after the other"
     def __init__(self,
@@ -278,7 +288,7 @@ class PhotoWriter:
     def __enter__(self): return self
     def __exit__(self, *_): self.zip.close()
 
-# %% ../nbs/01d_photos.ipynb #c061
+# %% ../nbs/01d_photos.ipynb #c063
 class PhotoStore:
     "The photos of a run: photo id to image, one at a time"
     def __init__(self,

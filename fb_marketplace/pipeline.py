@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'PRETRAINED', 'TUNED', 'READING', 'TUNED_READING', 'ALL_SHAPES', 'STEPS', 'KINDS', 'PACKAGE', 'PACKAGES',
-           'FINISHED', 'PLACES', 'KERNEL', 'STYLE', 'SAMPLES', 'PAGE', 'OPTIONS', 'Step', 'ancestors', 'code_cells',
-           'parameter_lines', 'defaults', 'parse_value', 'parameters_of', 'digest', 'imports', 'modules', 'versions',
-           'folder_digest', 'Plan', 'results', 'inputs', 'read_record', 'whole', 'reason', 'check_made_with',
-           'check_needs', 'mark_stale', 'write_record', 'locked', 'take', 'kernel_environment', 'kernel_manager',
-           'execute', 'StepFailed', 'shown', 'last_cell', 'failure', 'begin', 'finish', 'run_step', 'Progress',
-           'run_pipeline', 'data_uri', 'thumbnail', 'photo_archive', 'metric_tables', 'plain', 'render_report',
-           'write_report', 'Arguments', 'arguments', 'select', 'check_names', 'check_numbers', 'is_folder', 'absolute',
-           'source_name', 'places', 'place_encoder', 'make_plan', 'text_table', 'step_list', 'preview', 'key_figures',
-           'summary', 'resume_command', 'command', 'main']
+           'FINISHED', 'PLACES', 'KERNEL', 'STYLE', 'SAMPLES', 'PAGE', 'OPTIONS', 'BEST', 'Step', 'ancestors',
+           'code_cells', 'parameter_lines', 'defaults', 'parse_value', 'parameters_of', 'digest', 'imports', 'modules',
+           'versions', 'folder_digest', 'Plan', 'results', 'inputs', 'read_record', 'whole', 'reason',
+           'check_made_with', 'check_needs', 'mark_stale', 'write_record', 'locked', 'take', 'kernel_environment',
+           'kernel_manager', 'execute', 'StepFailed', 'shown', 'last_cell', 'failure', 'begin', 'finish', 'run_step',
+           'Progress', 'run_pipeline', 'data_uri', 'thumbnail', 'photo_archive', 'metric_tables', 'plain',
+           'render_report', 'write_report', 'Arguments', 'arguments', 'select', 'check_names', 'check_numbers',
+           'is_folder', 'absolute', 'source_name', 'places', 'place_encoder', 'make_plan', 'text_table', 'step_list',
+           'preview', 'key_figures', 'summary', 'resume_command', 'command', 'main']
 
 # %% ../nbs/00a_pipeline.ipynb #c002
 import argparse, ast, base64, copy, difflib, fcntl, hashlib, importlib.util, io, json, logging, math, os, platform, re, shlex, sys, tempfile, time, zipfile
@@ -564,10 +564,10 @@ def photo_archive(
 def metric_tables(
     records: list[dict], # of metrics.json
 ) -> dict[str, pd.DataFrame]: # task to its table
-    "Metrics by task: test rows first, then validation rows"
+    "Metrics by task: test rows first, then validation rows, then those of other splits"
     tasks = dict.fromkeys(record["task"] for record in records)
     tables = {task: metrics_frame([record for record in records if record["task"] == task]) for task in tasks}
-    return {task: table.drop(columns="task").sort_values("split", kind="stable") for task, table in tables.items()}
+    return {task: table.drop(columns="task").sort_values("split", key=lambda splits: splits.map(dict(test=0, validation=1)).fillna(2), kind="stable") for task, table in tables.items()}
 
 # %% ../nbs/00a_pipeline.ipynb #c093
 def plain(
@@ -861,16 +861,21 @@ def preview(
     return rows
 
 # %% ../nbs/00a_pipeline.ipynb #c141
+BEST = dict(category=("accuracy", max), price=("rmse", min)) # what tells the best model of a task
+
+# %% ../nbs/00a_pipeline.ipynb #c142
 def key_figures(
     manifest: dict,
 ) -> str: # such as "category accuracy 0.83"
-    "The first value of the last test record of each task; without records, the first facts"
-    last = {record["task"]: record["values"] for record in manifest["records"] if record["split"] == "test"}
-    firsts = [(task, *next(iter(values.items()))) for task, values in last.items()]
+    "The figure of the best model of each task on the test part; of tasks that BEST does not know, of the last one; without records, the first facts"
+    figures = {}
+    for task, values in [(record["task"], record["values"]) for record in manifest["records"] if record["split"] == "test"]:
+        name, choose = BEST.get(task, (next(iter(values)), lambda new, before: new))
+        if name in values: figures[task] = name, choose(values[name], figures.get(task, (name, values[name]))[1])
     facts = [f"{plain(name)} {plain(value)}" for name, value in list(manifest["facts"].items())[:3]]
-    return ", ".join([f"{task} {name} {value:.3g}" for task, name, value in firsts] or facts)
+    return ", ".join([f"{task} {name} {value:.3g}" for task, (name, value) in figures.items()] or facts)
 
-# %% ../nbs/00a_pipeline.ipynb #c143
+# %% ../nbs/00a_pipeline.ipynb #c144
 def summary(
     plan: Plan,
     done: dict[str, str], # step to "ran" or "skipped"
@@ -884,7 +889,7 @@ def summary(
     notes = [f"stale, made from results that have changed since: {', '.join(stale)}; run them with --from {stale[0]}"] if stale else []
     return "\n".join([text_table(rows), *notes, f"report: {shown(plan.out/'report.html')}", f"page:   {shown(Path(sys.executable).parent/'fb-marketplace')} serve --run {shlex.quote(shown(plan.out))}"])
 
-# %% ../nbs/00a_pipeline.ipynb #c146
+# %% ../nbs/00a_pipeline.ipynb #c147
 def resume_command(
     args: argparse.Namespace,
     steps: tuple[Step, ...], # the table
@@ -899,7 +904,7 @@ def resume_command(
     rest, after = selected[selected.index(name):], select(steps, None, name)
     return shlex.join(words + ["--force"]*args.force + (["--from", name] if rest == after else ["--steps", ",".join(rest)]))
 
-# %% ../nbs/00a_pipeline.ipynb #c148
+# %% ../nbs/00a_pipeline.ipynb #c149
 def command(
     root: Path, # of the project
     check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError
@@ -923,7 +928,7 @@ def command(
         return 1
     return 0
 
-# %% ../nbs/00a_pipeline.ipynb #c149
+# %% ../nbs/00a_pipeline.ipynb #c150
 def main(
     root: Path, # of the project
     check_source: Callable[[str, str, str], str], # source, columns and photos to what tells their content; raises InputError

@@ -274,7 +274,7 @@ def test_after_a_failure_the_printed_command_goes_on(finished, capsys, monkeypat
 
 
 @pytest.mark.parametrize("cell, options, message", [
-    ("time.sleep(60)", ["--cell-timeout", "1"], "the cell took longer than 1 s; allow more with --cell-timeout"),
+    ("time.sleep(60)", ["--cell-timeout", "3"], "the cell took longer than 3 s; allow more with --cell-timeout"),
     ("os.kill(os.getpid(), 9)", [], "Kernel died; it was often out of memory"),
     ("raise SystemExit(0)", [], "it wrote no manifests/02_total.json; it has to call run.finish()"),
 ])

@@ -1,5 +1,6 @@
 """A whole run of the demo catalogue: what it leaves behind, what happens when it is run again, and when it is killed."""
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ def test_metrics_have_their_form_and_their_intervals(demo):
     assert record_file["schema"] == 1
     for record in record_file["records"]:
         assert set(record) == {"task", "model", "inputs", "split", "n", "values", "ci95", "fit_seconds"}
-        assert record["task"] in ("category", "price", "search") and record["split"] in ("validation", "test") and record["n"] > 0
+        assert record["task"] in ("category", "price", "search") and re.fullmatch(r"test|validation|split by \w+", record["split"]) and record["n"] > 0
         for name, (low, high) in record["ci95"].items(): assert low <= high and name in record["values"]
 
 
@@ -66,6 +67,9 @@ def test_a_second_run_skips_every_step(demo):
     before, start = {path: sha256_file(path) for path in demo.rglob("*.npy")}, time.monotonic()
     done = run_all("--out", demo, *SMALL)
     assert done.returncode == 0 and done.stdout.count("skipped") >= 8
+    judged = [record["values"] for record in manifests(demo)["03_baselines"]["records"] if record["split"] == "test"]
+    best = max(values.get("accuracy", 0) for values in judged), min(values.get("rmse", 1e9) for values in judged)
+    assert re.search(rf"^baselines +skipped .* category accuracy {best[0]:.3g}, price rmse {best[1]:.3g}$", done.stdout, re.M), done.stdout
     assert before == {path: sha256_file(path) for path in demo.rglob("*.npy")}
     assert time.monotonic() - start < 60
 
