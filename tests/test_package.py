@@ -15,7 +15,7 @@ from fb_marketplace.pipeline import STEPS
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 MODULES = sorted((ROOT/"fb_marketplace").glob("*.py"))
-FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"calibration", "fusion_networks", "joint_embedding"}, {"fusion"}, {"index"}, {"app", "cli"}]
+FLOORS = [{"core"}, {"records"}, {"sources"}, {"cleaning"}, {"photos"}, {"duplicates"}, {"store"}, {"data", "demo"}, {"baselines", "eda"}, {"prices", "leaderboard", "pixels"}, {"backbones", "photo_input", "training", "tuning", "embeddings", "looking"}, {"vocabulary"}, {"word_vectors", "text_networks", "transformers", "explaining"}, {"readers"}, {"image", "text"}, {"calibration", "fusion_networks", "joint_embedding"}, {"contrastive"}, {"fusion"}, {"index"}, {"app", "cli"}]
 
 
 def copy_of_sources(folder):
@@ -63,7 +63,7 @@ def test_every_notebook_runs():
     assert all((path.stem in steps) != any(re.match(pattern, path.stem) for pattern in patterns) for path in (ROOT/"nbs").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("module", ["core", "records", "pipeline", "sources", "store", "data", "demo", "embeddings", "index", "cli"])
+@pytest.mark.parametrize("module", ["core", "records", "pipeline", "sources", "store", "data", "demo", "embeddings", "joint_embedding", "index", "cli"])
 def test_imports_are_light(module):
     program = f"import sys, fb_marketplace.{module}; print(*[name for name in ('tensorflow', 'keras', 'gradio') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""
