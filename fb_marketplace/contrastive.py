@@ -195,7 +195,7 @@ def fit_joint(
     validation_rows: np.ndarray, # listings to judge by
     size: int = 256, # of the joint vectors
     epochs: int = 40, # at most
-    rate: float = 3e-4, # highest learning rate
+    rate: float = 1e-3, # highest learning rate
     batch: int = 512, # listings in a batch
     temperature: float = .07, # at the start; it is learned
     seed: int = 0, # of order, photos, initial weights and dropout

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["-p", "demo_listings", "300", "-p", "network_epochs", "1", "-p", "search_trials", "1",
-         "-p", "text_networks", "masked_pooling", "-p", "text_frozen_epochs", "1", "-p", "text_epochs", "2", "-p", "word_epochs", "3", "-p", "student_views", "1"]
+         "-p", "text_networks", "masked_pooling", "-p", "text_frozen_epochs", "1", "-p", "text_epochs", "2", "-p", "word_epochs", "3", "-p", "student_views", "1", "-p", "joint_epochs", "3", "-p", "fusion_networks", "gated", "-p", "network_seeds", "1", "-p", "fusion_epochs", "2"]
 
 
 @pytest.hookimpl(tryfirst=True) # before xdist reads the groups

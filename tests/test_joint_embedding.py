@@ -24,7 +24,7 @@ def make_shop(count=160, copies=1, seed=0):
 
 
 def train(folder, shop=None, **options):
-    from fb_marketplace.joint_embedding import fit_joint
+    from fb_marketplace.contrastive import fit_joint
     shop = shop or make_shop()
     count = len(shop[0])
     options = dict(size=8, epochs=4, rate=1e-2, batch=40, input_dropout=.1, hidden=16, folder=folder) | options
@@ -51,7 +51,7 @@ def test_a_killed_training_ends_at_the_same_towers(tmp_path):
 def test_near_copies_are_no_wrong_answers(mask, near):
     """Copies of a listing do not add to the loss, and are not pushed away; without the mask they would be."""
     import keras
-    from fb_marketplace.joint_embedding import InfoNCE, Matching
+    from fb_marketplace.contrastive import InfoNCE, Matching
     vectors, group = np.eye(4, dtype=np.float32)[[0, 1, 2, 2]], np.array([0, 1, 2, 2], np.int32)
     weights = np.array([[.5, .5, 0, 0]]*4, np.float32)
     matching, loss = Matching(temperature=.05, mask=mask), InfoNCE()
@@ -61,6 +61,23 @@ def test_near_copies_are_no_wrong_answers(mask, near):
     answers = keras.ops.convert_to_numpy(matching([vectors]*3 + [group]))
     assert (answers[2, :, 3] < -1e8).all() == (answers[3, :, 2] < -1e8).all() == near
     assert (answers[2, :, 2] > 19).all()
+
+
+def test_batches_are_fetched_by_their_number():
+    """TensorFlow gets what the batches hold, in their order, every time that it asks, and the same again under the same seed."""
+    from fb_marketplace.contrastive import PairBatches
+    text, photo, owners, groups = make_shop(50)
+    photos_of = {row: np.flatnonzero(owners == row)[:1 + row % 2] for row in range(50)}
+    one, same, other = [PairBatches((text, photo), photos_of, groups, 8, .5, seed) for seed in ((0, 1), (0, 1), (0, 2))]
+    data = one.dataset()
+    for _ in range(2):
+        fetched = [(*[part.numpy() for part in given.values()], weights.numpy()) for given, weights in data]
+        assert len(fetched) == len(one) == 6
+        for found, number in zip(fetched, range(6)):
+            given, weights = same[number]
+            assert all((part == want).all() for part, want in zip(found, (*given.values(), weights), strict=True))
+    assert not np.array_equal(np.concatenate(one.batches), np.concatenate(other.batches))
+    assert data.element_spec[0]["text"].shape.as_list() == [None, 12] and data.element_spec[1].shape.as_list() == [None, 4]
 
 
 def test_the_mask_reaches_the_training(tmp_path):

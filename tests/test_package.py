@@ -63,7 +63,7 @@ def test_every_notebook_runs():
     assert all((path.stem in steps) != any(re.match(pattern, path.stem) for pattern in patterns) for path in (ROOT/"nbs").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("module", ["core", "records", "pipeline", "sources", "store", "data", "demo", "embeddings", "model_card", "index", "cli"])
+@pytest.mark.parametrize("module", ["core", "records", "pipeline", "sources", "store", "data", "demo", "embeddings", "joint_embedding", "model_card", "index", "cli"])
 def test_imports_are_light(module):
     program = f"import sys, fb_marketplace.{module}; print(*[name for name in ('tensorflow', 'keras', 'gradio') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""

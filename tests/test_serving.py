@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from gradio_client import Client, handle_file
 
+from fb_marketplace.core import Run
 from fb_marketplace.embeddings import EmbeddingStore
+from fb_marketplace.joint_embedding import JointEmbedding
 from fb_marketplace.photos import PhotoStore
 from fb_marketplace.store import Listing, Photo, load_table
 
@@ -72,7 +74,7 @@ def test_embed_takes_every_photo_and_goes_on(demo, feed, tmp_path):
     assert store.bad()["id"].tolist() == [bad_photo] and set(store.ids) == set(owners.index) - {bad_photo}
     own = store[[name for name in store.ids if owners[name] == only_photo]].mean(0)
     np.testing.assert_allclose(listings[only_photo], own/np.linalg.norm(own), atol=1e-5)
-    photos, seen = load_table(demo/"marketplace.db", Photo).query("not gone").reset_index(drop=True), np.load(demo/"features"/"photo_embedding.npy")
+    photos, seen = load_table(demo/"marketplace.db", Photo).query("not gone").reset_index(drop=True), JointEmbedding.load(Run(demo, "test"), "models/joint").photo(np.load(demo/"features"/"photo_embedding.npy"))
     for row in np.flatnonzero(photos["id"].isin(store.ids)): assert store[photos["id"][row]] @ seen[row] > .999 # what the run itself made of them
     before = (tmp_path/"store"/"vectors.npy").read_bytes()
     assert call(*command).returncode == 0 and (tmp_path/"store"/"vectors.npy").read_bytes() == before
