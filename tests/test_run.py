@@ -160,7 +160,7 @@ def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_encoders(sou
     images.drop_duplicates("product_id").to_csv(source/"Images.csv", index=False)
     out, checkpoint = tmp_path/"out", write_random_checkpoint(tmp_path/"checkpoint", sorted({word for text in few.product_name for word in tokens(text)}))
     done = run_all("--source", source, "--out", out, "--weights", weights, *(word for pair in dict(min_listings=5, encoders="mobilenetv3small", tuned="mobilenetv3small", network="",
-        tuned_epochs=1, tuned_views=1, search_trials=1, text_encoder=checkpoint, text_tokens=32, tuned_text_epochs=1, cross_validation=2, refit=True, student_views=1, text_networks="masked_pooling",
+        tuned_epochs=1, tuned_views=1, search_trials=1, text_encoder=checkpoint, text_tokens=32, tuned_text_epochs=1, cross_validation=2, refit=True, student_views=1, text_networks="masked_pooling", joint_epochs=1, fusion_networks="",
         text_frozen_epochs=1, text_epochs=1, word_epochs=2, folds=2).items() for word in ("-p", *map(str, pair))))
     assert done.returncode == 0, done.stdout + done.stderr
     photo = read_json(out/"models"/"image"/"encoders.json")
