@@ -165,7 +165,7 @@ def test_a_small_plain_source_runs_to_the_end_with_frozen_and_tuned_encoders(sou
     assert done.returncode == 0, done.stdout + done.stderr
     photo = read_json(out/"models"/"image"/"encoders.json")
     assert photo["encoders"] == ["mobilenetv3small", "mobilenetv3small_tuned"] and [head["channels"] for head in photo["heads"]] == [[0, 576], [576, 1152]]
-    assert read_json(out/"models"/"text"/"readers.json") == ["linear", "network", "sentences", "tuned"]
+    assert read_json(out/"models"/"text"/"readers.json") == ["linear", "sentences", "tuned", "network"]
     assert {"validation", "test", "2 folds"} <= {record["split"] for record in metrics(out)}
     photos_are_told_apart(out)
     all_listings_are_learned_from(out)
